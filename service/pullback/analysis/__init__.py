@@ -1,0 +1,9 @@
+"""Statistics over a sweep's points: anisotropy, homogeneity, the mean metric, each with its uncertainty.
+
+Functions of arrays live in the modules; `analyze` applies them to a stored sweep. Importing this package
+needs numpy only; the store is imported when a result is kept or loaded.
+"""
+
+from pullback.analysis.job import Analysis, analyze
+
+__all__ = ["Analysis", "analyze"]

@@ -1,0 +1,125 @@
+"""LPIPS v0.1 (Zhang et al., CVPR 2018) in residual form.
+
+LPIPS(x, y) = Σ_l 1/(H_l W_l) Σ_pixels Σ_c w_lc (û_lc(x) − û_lc(y))², with û the activations of layer l divided by
+their norm over channels, and w_l ≥ 0 the calibrated head. It is a sum of squares, so
+r(x) = concat_l sqrt(w_l / (H_l W_l)) · û_l(x) has ||r(x) − r(y)||² = LPIPS(x, y), and LPIPS is itself the D².
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pullback.distances.base import ResidualDistance
+from pullback.distances.trunks import Trunk, load_trunk
+from pullback.errors import WeightsError
+from pullback.generators.checkpoints import read_checkpoint
+from pullback.generators.weights import locate
+
+# The constants of LPIPS's scaling layer: ImageNet's mean and deviation for images in [-1, 1].
+_SHIFT = (-0.030, -0.088, -0.188)
+_SCALE = (0.458, 0.448, 0.450)
+_EPSILON = 1e-10
+
+
+class Lpips(ResidualDistance):
+    """LPIPS as a residual distance.
+
+    Args:
+        trunk: the feature network.
+        heads: the weight of each channel [channels], one tensor a stage, none negative.
+        name: the short name for tables.
+        input_range: `standard` feeds the trunk images in [-1, 1], as LPIPS documents; `paper` feeds it the images
+            in [0, 1] as they are, which is what Wang & Ponce (ICLR 2021) did.
+        clamp: see `ResidualDistance`.
+        size: see `ResidualDistance`.
+
+    Raises:
+        WeightsError: the heads do not fit the trunk, or a weight is negative.
+    """
+
+    def __init__(
+        self,
+        trunk: Trunk,
+        heads: list[Tensor],
+        *,
+        name: str = "lpips",
+        input_range: str = "standard",
+        clamp: bool = False,
+        size: int | None = None,
+    ) -> None:
+        super().__init__(clamp, size)
+        if [len(head) for head in heads] != trunk.channels:
+            raise WeightsError(f"LPIPS heads of sizes {[len(h) for h in heads]} for a trunk of {trunk.channels}")
+        if any(bool((head < 0).any()) for head in heads):
+            raise WeightsError("an LPIPS head has a negative weight; it would not be a distance")
+        self.name = name
+        self.trunk = trunk
+        self.input_range = input_range
+        for index, head in enumerate(heads):
+            self.register_buffer(f"head_{index}", head.clone())
+        self.register_buffer("shift", torch.tensor(_SHIFT).view(1, 3, 1, 1))
+        self.register_buffer("scale", torch.tensor(_SCALE).view(1, 3, 1, 1))
+
+    def features(self, images: Tensor) -> Tensor:
+        """The residual [batch, Σ_l C_l H_l W_l] of images [batch, 3, height, width] in [0, 1].
+
+        Raises:
+            ValueError: the images are too small for the trunk.
+        """
+        if min(images.shape[-2:]) < self.trunk.smallest:
+            raise ValueError(
+                f"images of {images.shape[-2]} × {images.shape[-1]} are too small for {self.name}, which needs "
+                f"{self.trunk.smallest}; set distance.size to that or more"
+            )
+        fed = 2 * images - 1 if self.input_range == "standard" else images
+        parts = []
+        for index, activation in enumerate(self.trunk((fed - self.get_buffer("shift")) / self.get_buffer("scale"))):
+            head = self.get_buffer(f"head_{index}")
+            height, width = activation.shape[-2:]
+            weight = torch.sqrt(head / (height * width)).view(1, -1, 1, 1)
+            parts.append((weight * _unit_normalized(activation)).flatten(1))
+        return torch.cat(parts, dim=1)
+
+
+def _unit_normalized(activation: Tensor) -> Tensor:
+    """Activations divided by their norm over channels; exactly zero, with zero derivative, where all are zero.
+
+    LPIPS adds its epsilon outside the square root, whose derivative at zero is infinite: a pixel whose features are
+    all zero would give NaN derivatives. The inner `where` keeps the root away from zero, the outer one the result.
+    """
+    squares = torch.sum(activation * activation, dim=1, keepdim=True)
+    alive = squares > 0
+    norm = torch.sqrt(torch.where(alive, squares, torch.ones_like(squares)))
+    return torch.where(alive, activation / (norm + _EPSILON), torch.zeros_like(activation))
+
+
+def load_lpips(
+    trunk: str = "alex", *, input_range: str = "standard", clamp: bool = False, size: int | None = None
+) -> Lpips:
+    """LPIPS with torchvision's trunk and the calibrated v0.1 heads, from wherever they are on this machine.
+
+    Raises:
+        WeightsError: the trunk's or the heads' file is missing or damaged.
+    """
+    trunk_path, trunk_hash = locate(f"trunk-{trunk}")
+    heads_path, heads_hash = locate(f"heads-{trunk}")
+    distance = Lpips(
+        load_trunk(trunk, trunk_path),
+        _read_heads(heads_path),
+        name=f"lpips-{trunk}",
+        input_range=input_range,
+        clamp=clamp,
+        size=size,
+    )
+    distance.weights = {f"trunk-{trunk}": trunk_hash, f"heads-{trunk}": heads_hash}
+    return distance.eval().requires_grad_(False)
+
+
+def _read_heads(path: Path) -> list[Tensor]:
+    """The heads of the `lpips` package: `lin0.model.1.weight` [1, channels, 1, 1], `lin1...`, ..."""
+    content = read_checkpoint(path)
+    try:
+        return [content[f"lin{index}.model.1.weight"].flatten() for index in range(len(content))]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"the file {path} does not hold the linear heads of LPIPS: {error}") from error

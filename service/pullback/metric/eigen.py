@@ -1,0 +1,26 @@
+"""Eigen-decomposition of metrics."""
+
+import torch
+from torch import Tensor
+
+
+def eigendecompose(metric: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and eigenvectors of symmetric metrics, largest first.
+
+    Always in float64 on the CPU: batched CUDA `eigh` has returned wrong vectors without an error.
+
+    Args:
+        metric: H [batch, n, n], symmetric; a metric that is not finite gives NaN, not an error.
+
+    Returns:
+        Eigenvalues [batch, n] descending and eigenvectors [batch, n, n], rows, both float64 on the CPU.
+    """
+    metric = metric.to("cpu", torch.float64)
+    finite = metric.isfinite().all(dim=(1, 2))
+    values = torch.full(metric.shape[:2], torch.nan, dtype=torch.float64)
+    vectors = torch.full(metric.shape, torch.nan, dtype=torch.float64)
+    if finite.any():
+        ascending, columns = torch.linalg.eigh(metric[finite])
+        values[finite] = ascending.flip(1)
+        vectors[finite] = columns.flip(2).transpose(1, 2)
+    return values, vectors

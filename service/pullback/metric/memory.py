@@ -1,0 +1,163 @@
+"""What a metric needs in memory, and the largest batch and chunk of tangents that fit.
+
+The need is measured on one plain forward pass of one code, whose operators report the size of what they produce, and
+scaled: forward mode keeps a chunk's tangents of one operator at a time (its input, its output and workspace), next to
+the Jacobian rows collected so far and their Gram products. Leaves to others how many workers share a machine.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from pullback.distances.base import ResidualDistance
+from pullback.errors import MemoryPlanError
+from pullback.generators.base import class_indices
+from pullback.metric.gauss_newton import BLOCK
+from pullback.spec import CYCLE
+
+GIB = 2**30
+_LIVE = 6
+"""Copies of the largest activation that live at once: tangent in, tangent out, mask or norm, and the workspace of a
+convolution, measured as peak memory over the estimate on DCGAN-64 with LPIPS-alex and LPIPS-vgg."""
+_FIXED = 64 * 2**20
+"""Buffers of the mathematical libraries, whatever the sizes."""
+_MOST_TANGENTS = 64
+"""Chunks beyond this gained nothing on any machine tried; smaller ones leave room for more codes."""
+_SHARE = 0.7
+"""Part of the free memory that is planned with; the rest is for what cannot be foreseen."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """The sizes that one code's metric is made of.
+
+    Attributes:
+        latent_dim: n.
+        features: m, the length of the residual.
+        largest: bytes of the largest array that any operator makes for one code.
+        itemsize: bytes of one number.
+    """
+
+    latent_dim: int
+    features: int
+    largest: int
+    itemsize: int
+
+    def bytes(self, batch: int, tangents: int) -> int:
+        """Peak memory beyond the weights, for a batch of codes with a chunk of tangents."""
+        pushed = _LIVE * batch * tangents * self.largest
+        rows = batch * self.latent_dim * self.features * self.itemsize
+        block = batch * self.latent_dim * min(BLOCK, self.features) * 8
+        dense = 5 * batch * self.latent_dim**2 * 8  # H, its symmetric part, the eigenvectors and LAPACK's workspace
+        return _FIXED + rows + max(pushed + 2 * batch * tangents * self.features * self.itemsize, block + dense)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A batch and a chunk of tangents, and what they need.
+
+    Attributes:
+        batch: codes at once.
+        tangents: Jacobian columns at once.
+        bytes: the estimated peak beyond the weights.
+        available: the bytes that were planned with.
+    """
+
+    batch: int
+    tangents: int
+    bytes: int
+    available: int
+
+
+class _LargestOutput(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the size of the largest tensor that any operator makes."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self.bytes = max(self.bytes, leaf.numel() * leaf.element_size())
+        return result
+
+
+@torch.no_grad()
+def footprint(generator: nn.Module, distance: ResidualDistance) -> Footprint:
+    """Measure one code's sizes with one plain forward pass."""
+    like = next(generator.parameters(), torch.empty(0))
+    latent_dim = int(generator.latent_dim)  # type: ignore[arg-type]
+    z = torch.zeros(1, latent_dim, dtype=like.dtype, device=like.device)
+    condition = class_indices(generator, CYCLE if getattr(generator, "classes", ()) else None, range(1))
+    images = generator(z) if condition is None else generator(z, condition.to(z.device))
+    with _LargestOutput() as in_distance:
+        residual = distance.residual(images)
+    with _LargestOutput() as in_generator:
+        generator(z) if condition is None else generator(z, condition.to(z.device))
+    largest = max(in_distance.bytes, in_generator.bytes)
+    return Footprint(latent_dim, residual.shape[1], largest, residual.element_size())
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on a device now."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def fit(
+    generator: nn.Module,
+    distance: ResidualDistance,
+    *,
+    codes: int,
+    budget: int | None = None,
+    batch: int | None = None,
+    tangents: int | None = None,
+) -> Fit:
+    """The largest batch and chunk of tangents whose estimated peak stays within the budget.
+
+    Args:
+        generator: where its parameters are decides whose memory counts.
+        distance: the distance.
+        codes: no batch is larger than this.
+        budget: bytes; by default most of what is free on the generator's device.
+        batch: fixed instead of chosen.
+        tangents: fixed instead of chosen.
+
+    Raises:
+        MemoryPlanError: the smallest choice, or the fixed one, does not fit.
+    """
+    device = next(generator.parameters(), torch.empty(0)).device
+    available = budget if budget is not None else int(_SHARE * free_bytes(device))
+    sizes = footprint(generator, distance)
+    # A GPU wants many codes at once; a CPU core is full with one, and smaller arrays stay in its cache.
+    most = 1 if device.type == "cpu" else codes
+    widths = [tangents] if tangents else _halvings(min(_MOST_TANGENTS, sizes.latent_dim))
+    for chosen_batch in [batch] if batch else _halvings(most):
+        for chosen_tangents in widths:
+            need = sizes.bytes(chosen_batch, chosen_tangents)
+            # Prefer fewer codes to fewer than 8 tangents: the primal pass is shared by the tangents.
+            roomy = chosen_tangents >= min(8, sizes.latent_dim) or chosen_batch == 1 or tangents is not None
+            if need <= available and roomy:
+                return Fit(chosen_batch, chosen_tangents, need, available)
+    least = sizes.bytes(batch or 1, tangents or 1)
+    raise MemoryPlanError(
+        f"one metric of n = {sizes.latent_dim} with {sizes.features} residual features needs about "
+        f"{least / GIB:.3g} GiB with a batch of {batch or 1} and {tangents or 1} tangents at once; "
+        f"{available / GIB:.3g} GiB may be used. Nothing was started. "
+        "Use a smaller distance.size, fewer workers, or a machine or GPU with more memory."
+    )
+
+
+def _halvings(largest: int) -> list[int]:
+    sizes = [largest]
+    while sizes[-1] > 1:
+        sizes.append(sizes[-1] // 2)
+    return sizes

@@ -1,0 +1,335 @@
+"""A job's YAML read into typed, validated, frozen models.
+
+Purpose: `load_job` turns a file into a `JobSpec` or raises one `SpecError` that lists every problem with its
+path, what is allowed there and the nearest valid value.
+Invariants: unknown keys are errors; nothing is coerced (text is never a number); every model is immutable.
+Leaves to others: whether the weights exist, the work fits into memory and the store is free (`sweep.plan`), and
+the syntax of YAML itself (`yaml_reader`).
+"""
+
+import difflib
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+
+from pullback.errors import SpecError
+from pullback.yaml_reader import read_yaml
+
+CYCLE = "cycle"
+"""The condition of a class-conditional generator that gives sample i the class i mod (number of classes)."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class GeneratorSpec(_Model):
+    """Which generator; a bare name in the YAML means `{name: ...}`."""
+
+    name: str = Field(min_length=1)
+    """A name of `pullback generators list`, the path of a checkpoint, or `module:factory` for your own code."""
+    weights: str | None = None
+    """A local weight file to use in place of the generator's registered one."""
+    condition: str | None = None
+    """For a class-conditional generator: a class name, or `cycle` to take the classes in turn over the samples."""
+
+    @field_validator("name")
+    @classmethod
+    def _is_known(cls, name: str, info: ValidationInfo) -> str:
+        known: Collection[str] = (info.context or {}).get("generators", ())
+        looks_local = ":" in name or "/" in name or Path(name).suffix != ""
+        if known and name not in known and not looks_local:
+            raise ValueError(
+                f"unknown generator {name!r}{nearest(name, known)}; registered are {', '.join(sorted(known))} "
+                "(your own: 'module:factory', or the path of a checkpoint)"
+            )
+        return name
+
+
+class _DistanceSpec(_Model):
+    clamp: bool = False
+    """Clamp images to [0, 1] inside the differentiated path, so that saturated pixels count for nothing."""
+    size: int | None = Field(default=None, ge=16, le=4096)
+    """Resize images bilinearly to size × size before measuring; by default the generator's own size is kept."""
+
+
+class LpipsSpec(_DistanceSpec):
+    """LPIPS v0.1 with calibrated linear heads."""
+
+    name: Literal["lpips"] = "lpips"
+    trunk: Literal["alex", "vgg"] = "alex"
+    """The feature network."""
+    input_range: Literal["standard", "paper"] = "standard"
+    """`standard` feeds the trunk images in [-1, 1] as LPIPS documents; `paper` in [0, 1] as Wang & Ponce did."""
+
+    @property
+    def label(self) -> str:
+        """The short name used in tables, such as `lpips-alex`."""
+        return f"lpips-{self.trunk}"
+
+
+class MseSpec(_DistanceSpec):
+    """The mean squared difference of pixels in [0, 1]."""
+
+    name: Literal["mse"] = "mse"
+
+    @property
+    def label(self) -> str:
+        """The short name used in tables."""
+        return self.name
+
+
+DistanceSpec = Annotated[LpipsSpec | MseSpec, Field(discriminator="name")]
+
+
+class MetricSpec(_Model):
+    """How the metric is computed and how much of it is kept."""
+
+    method: Literal["gauss_newton"] = "gauss_newton"
+    """`gauss_newton`: the exact H = 2 JᵀJ from batched forward-mode Jacobian columns."""
+    components: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
+    """How many eigenpairs are stored of each metric, largest first."""
+
+
+class SamplesSpec(_Model):
+    """Which latent codes: sample i is drawn from `SeedSequence(seed, spawn_key=(i,))`, whatever runs it."""
+
+    count: int = Field(ge=1, le=10_000_000)
+    """Number of latent codes."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the whole set."""
+    distribution: Literal["normal"] = "normal"
+    """`normal`: N(0, scale² I)."""
+    scale: float = Field(default=1.0, gt=0)
+    """Standard deviation of each latent coordinate."""
+
+
+class ResourcesSpec(_Model):
+    """With what the sweep is run. Nothing here changes a result, so nothing here is part of the sweep's identity."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes the GPUs where there are any."""
+    workers: Literal["auto"] | Annotated[int, Field(ge=1, le=4096)] = "auto"
+    """Number of workers; `auto` is one a GPU, else one a CPU core with one thread each."""
+    shard_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Codes in one unit of work, storage and retry; fixed once the store exists."""
+    batch: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Codes computed at once by a worker."""
+    tangents: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Tangent vectors pushed forward at once for each code."""
+    memory_gib: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
+    """Memory that one worker may use; `auto` is its share of what is free."""
+    retries: int = Field(default=2, ge=0, le=100)
+    """How often a failed shard is tried again before the sweep gives up on it."""
+
+
+class JobSpec(_Model):
+    """One job: which metrics of which generator under which distance, and where they go."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
+    generator: GeneratorSpec
+    distance: DistanceSpec
+    metric: MetricSpec = MetricSpec()
+    samples: SamplesSpec
+    store: str | None = Field(default=None, min_length=1)
+    """The folder of the sweep's store; by default `sweeps/<name>` under the working directory."""
+    resources: ResourcesSpec = ResourcesSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_bare_names(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        expanded = dict(data)
+        for key in ("generator", "distance"):
+            if isinstance(data.get(key), str):
+                expanded[key] = {"name": data[key]}
+        return expanded
+
+    @property
+    def store_path(self) -> Path:
+        """Where the sweep's store is or will be."""
+        return Path(self.store if self.store is not None else f"sweeps/{self.name}")
+
+    def canonical(self) -> dict[str, Any]:
+        """The part of the job that decides its numbers, as plain JSON values with every default filled in."""
+        return self.model_dump(mode="json", include={"generator", "distance", "metric", "samples"})
+
+
+def load_job(path: str | Path, generators: Collection[str] = ()) -> JobSpec:
+    """Read and validate a job's YAML file.
+
+    Args:
+        path: the file.
+        generators: the registered generators' names, to tell an unknown one; none are checked when empty.
+
+    Raises:
+        SpecError: the file cannot be read, is not plain YAML, or any value in it is wrong; lists every problem.
+    """
+    data, problems = read_yaml(Path(path))
+    if data is None and problems:
+        raise SpecError(problems, str(path))
+    try:
+        job = JobSpec.model_validate(data, context={"generators": generators})
+    except ValidationError as error:
+        problems += explain(error)
+    if problems:
+        raise SpecError(problems, str(path))
+    return job
+
+
+def nearest(word: str, allowed: Collection[str]) -> str:
+    """`; did you mean 'x'?` for the closest of the allowed words, or nothing where none is close."""
+    close = difflib.get_close_matches(str(word), [str(option) for option in allowed], n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+_TYPES = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "model_type": "a mapping of keys to values",
+    "model_attributes_type": "a mapping of keys to values",
+    "dict_type": "a mapping of keys to values",
+}
+_BOUNDS = {
+    "greater_than_equal": ("ge", "at least"),
+    "less_than_equal": ("le", "at most"),
+    "greater_than": ("gt", "greater than"),
+}
+_EXPONENT = re.compile(r"^([+-]?\d+)(\.\d*)?[eE]([+-]?)(\d+)$")
+
+
+def explain(error: ValidationError, within: tuple[str, ...] = ()) -> list[str]:
+    """What pydantic found wrong, as one sentence a path of a job's file.
+
+    Args:
+        error: from validating a job, or the part of one that stands under the path `within`.
+        within: that path.
+    """
+    best: dict[str, tuple[int, str]] = {}
+    for detail in error.errors():
+        loc = (*within, *detail["loc"])
+        path = ".".join(_walk(loc)[0])
+        # of a union's several complaints about one value, the one that helps most
+        rank = 0 if detail["type"] in _BOUNDS else 1 if detail["type"] == "literal_error" else 2
+        if path not in best or rank < best[path][0]:
+            best[path] = rank, _sentence(detail, loc)
+    return [sentence for _, sentence in best.values()]
+
+
+def _sentence(detail: Mapping[str, Any], loc: Sequence[str | int]) -> str:
+    """One pydantic error as `path: what is wrong; what is allowed`."""
+    kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
+    location, model, alternatives = _walk(loc)
+    path = ".".join(location) or "the job"
+    if kind == "extra_forbidden":
+        allowed = list(model.model_fields) if model else []
+        return f"{path}: unknown key{nearest(location[-1], allowed)}; allowed here are {', '.join(allowed)}"
+    if kind == "missing":
+        return f"{path}: this key is required"
+    if kind == "union_tag_not_found":
+        return f"{path}: it needs a `name`, one of {alternatives}"
+    if kind in ("literal_error", "union_tag_invalid"):
+        given = context.get("tag", value)
+        expected = str(context.get("expected", context.get("expected_tags", "")))
+        options = re.findall(r"'([^']*)'", expected)
+        mixed = bool(alternatives) and kind == "literal_error"
+        text_hint = _number_hint(value) if mixed else ""
+        rest = f" or {alternatives}" if mixed else ""
+        return f"{path}: {given!r} is not one of {', '.join(options)}{rest}{nearest(str(given), options)}{text_hint}"
+    if kind in _TYPES:
+        wanted = f"{_TYPES[kind]} is needed, not {_describe(value)}"
+        return f"{path}: {wanted}{_number_hint(value) if kind.startswith(('int', 'float')) else ''}"
+    if kind in _BOUNDS:
+        key, words = _BOUNDS[kind]
+        bound = context[key]
+        tip = "" if key == "gt" else f"; the nearest valid value is {bound}"
+        return f"{path}: must be {words} {bound}, not {value!r}{tip}"
+    if kind == "string_pattern_mismatch":
+        return f"{path}: {value!r} may have letters, digits, '_', '.' and '-' only{_clean_name(value)}"
+    if kind == "value_error":
+        return f"{path}: {context['error']}"
+    return f"{path}: {detail['msg']} (got {_describe(value)})"
+
+
+def _clean_name(value: Any) -> str:
+    cleaned = re.sub(r"[^A-Za-z0-9_.-]+", "-", str(value)).strip("-._")
+    return f"; the nearest valid value is {cleaned!r}" if cleaned else ""
+
+
+def _describe(value: Any) -> str:
+    if value is None:
+        return "an empty value"
+    if isinstance(value, bool):
+        return f"{str(value).lower()} (put a word that YAML reads as true or false in quotes)"
+    if isinstance(value, str):
+        return f"the text {value!r}"
+    if isinstance(value, Mapping):
+        return "a mapping"
+    return f"{value!r}"
+
+
+def _number_hint(value: Any) -> str:
+    """How to write a number that YAML took for text."""
+    if not isinstance(value, str):
+        return ""
+    exponent = _EXPONENT.match(value.strip())
+    if exponent:
+        digits, fraction, sign, power = exponent.groups()
+        fraction = fraction if fraction and len(fraction) > 1 else ".0"
+        return f"; YAML reads {value} as text: write {digits}{fraction}e{sign or '+'}{power}"
+    try:
+        float(value)
+    except ValueError:
+        return ""
+    return "; write it without quotes"
+
+
+def _walk(loc: Sequence[str | int]) -> tuple[list[str], type[BaseModel] | None, str]:
+    """The path a user wrote for a pydantic location, the model that holds its last key, and that key's plain types.
+
+    Pydantic puts the tags of unions (`distance.lpips.trunk`, `components.constrained-int`) into its locations;
+    they are not keys of the file.
+    """
+    path: list[str] = []
+    model: type[BaseModel] | None = JobSpec
+    holder: type[BaseModel] | None = None
+    choices: dict[str, type[BaseModel]] = {}
+    plain = ""
+    for part in loc:
+        text = str(part)
+        if choices and text in choices:
+            model, choices = choices[text], {}
+            continue
+        if model is None:
+            break  # the tag of a union of plain types: the path is complete
+        path.append(text)
+        holder = model
+        field = model.model_fields.get(text)
+        model, choices, plain = _inside(field.annotation, field.discriminator) if field else (None, {}, "")
+    return path, holder, plain
+
+
+def _inside(annotation: Any, discriminator: Any) -> tuple[type[BaseModel] | None, dict[str, type[BaseModel]], str]:
+    """What stands under a field: a model, the models of a tagged union, or the names of plain alternatives."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation, {}, ""
+    options = get_args(annotation) if get_origin(annotation) in (Union, type(int | str)) else ()
+    models = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
+    if discriminator is not None and models:
+        tagged = {get_args(option.model_fields[discriminator].annotation)[0]: option for option in models}
+        return None, tagged, " or ".join(repr(tag) for tag in tagged)
+    names = {int: "a whole number", float: "a number"}
+    plain = [names[kind] for kind in (_base(option) for option in options) if kind in names]
+    return None, {}, " or ".join(plain)
+
+
+def _base(annotation: Any) -> Any:
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation

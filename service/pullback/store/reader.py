@@ -1,0 +1,180 @@
+"""A sweep as its reader sees it: one snapshot, which no later commit changes.
+
+Reads never change a store. Damaged data are reported as StoreError, never returned. Statistics beyond counting and
+the mean metric are left to the analysis package.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import icechunk
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.storage import LocalStore
+
+from pullback.errors import StoreError
+from pullback.store.folders import local_path, whole_folder
+from pullback.store.repository import (
+    ATTRIBUTE,
+    Root,
+    array_of,
+    is_repository,
+    make_arrays,
+    open_repository,
+    read,
+    read_session,
+    root_group,
+)
+from pullback.store.schema import GOOD, PENDING, QUARANTINED, SHARD_ARRAYS, Layout, Reason
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SweepStatus:
+    """How many of a sweep's samples are in which state; the three states add up to `planned`."""
+
+    planned: int
+    good: int
+    quarantined: int
+    pending: int
+
+    def as_dict(self) -> dict[str, int]:
+        """The counts by name."""
+        return asdict(self)
+
+
+class Sweep:
+    """A sweep as it stood at one commit. Open it again to see later ones."""
+
+    path: Path
+    name: str
+    """The name its job gave it, or else its folder's."""
+    provenance: dict[str, Any]
+    """What made the sweep, as the job recorded it."""
+    layout: Layout
+    snapshot: str
+    """The id of the commit that is read."""
+
+    def __init__(self, path: Path, session: icechunk.Session, group: zarr.Group) -> None:
+        root = Root.of(group, path)
+        self.path = path
+        self.provenance = root.provenance
+        self.name = str(root.provenance.get("name", path.name))
+        self.layout = root.layout
+        self.snapshot = session.snapshot_id
+        self._group = group
+
+    def __repr__(self) -> str:
+        return f"<Sweep {self.name} at {self.path}: {self.layout.samples} samples>"
+
+    def status(self) -> SweepStatus:
+        """How many samples are planned, good, quarantined and pending."""
+        counts = np.bincount(self._status, minlength=QUARANTINED + 1)
+        return SweepStatus(len(self._status), int(counts[GOOD]), int(counts[QUARANTINED]), int(counts[PENDING]))
+
+    def reasons(self) -> dict[str, int]:
+        """How many samples are quarantined for which reason, by the reason's name; reasons that occur only."""
+        reasons = self._read("reason")[self._status == QUARANTINED]
+        names = {int(reason): reason.name for reason in Reason}
+        values, counts = np.unique(reasons, return_counts=True)
+        return {
+            names.get(int(value), f"REASON_{value}"): int(count) for value, count in zip(values, counts, strict=True)
+        }
+
+    def dataset(self, only_good: bool = True) -> "xr.Dataset":
+        """The sweep as a dataset with the coordinate `sample`, read from disk when used.
+
+        Args:
+            only_good: leave out every sample that is not good. `metric_sum` has all shards either way; it sums
+                good samples only.
+
+        Raises:
+            StoreError: here or when values are used, where data on disk are damaged.
+        """
+        from pullback.store.lazy import lazy_dataset
+
+        dataset = lazy_dataset(self._group, self.path)
+        return dataset.isel(sample=np.flatnonzero(self._status == GOOD)) if only_good else dataset
+
+    def mean_metric(self) -> npt.NDArray[np.float64]:
+        """The mean of the metric over the good samples, [n, n]; exact however few eigenvectors are kept.
+
+        Raises:
+            StoreError: no sample is good yet, or data on disk are damaged.
+        """
+        good = self.status().good
+        if not good:
+            raise StoreError(
+                f"{self.path} has no good sample yet, hence no mean metric; "
+                "run the sweep on, or see why its samples are quarantined."
+            )
+        total = np.zeros((self.layout.latent_dim, self.layout.latent_dim))
+        for shard in self._committed_shards():
+            total += self._read("metric_sum", slice(shard, shard + 1))[0]
+        return total / good
+
+    def export(self, out: Path | str) -> None:
+        """Write the snapshot as a plain Zarr v3 folder, which `xarray.open_zarr(out, consolidated=False)` opens.
+
+        Every array and attribute is copied, shard by shard; the root attribute names the snapshot.
+
+        Raises:
+            StoreError: the path is taken or not writable, or data on disk are damaged; nothing is left there.
+        """
+        attributes: dict[str, Any] = self._group.attrs.asdict()
+        attributes[ATTRIBUTE] = {**attributes[ATTRIBUTE], "snapshot": self.snapshot}
+        with whole_folder(local_path(out)) as temporary:
+            copy = make_arrays(LocalStore(temporary), self.layout, attributes)
+            for shard in self._committed_shards():
+                for schema in SHARD_ARRAYS:
+                    rows = schema.rows_of(self.layout, shard)
+                    array_of(copy, schema.name)[rows] = self._read(schema.name, rows)
+
+    @cached_property
+    def _status(self) -> npt.NDArray[np.uint8]:
+        return self._read("status")
+
+    def _committed_shards(self) -> Iterator[int]:
+        for shard in range(self.layout.shards):
+            samples = self.layout.samples_of(shard)
+            if (self._status[samples.start : samples.stop] != PENDING).all():
+                yield shard
+
+    def _read(self, name: str, rows: slice = slice(None)) -> npt.NDArray[Any]:
+        return read(array_of(self._group, name), rows, self.path)
+
+
+def open_sweep(path: Path | str) -> Sweep:
+    """Open a sweep read-only, as it stands at its last commit.
+
+    Raises:
+        StoreError: there is no sweep there (and which one may be meant), or it cannot be read.
+    """
+    path = local_path(path)
+    repository = open_repository(path)
+    session = read_session(repository, path)
+    return Sweep(path, session, root_group(session, path))
+
+
+def list_sweeps(folder: Path | str) -> list[Sweep]:
+    """The sweeps directly inside a folder, by folder name; everything else there is ignored."""
+    folder = local_path(folder)
+    sweeps = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.name.startswith(".") or not is_repository(path):
+            continue
+        try:
+            sweeps.append(open_sweep(path))
+        except StoreError as error:
+            # One damaged sweep must not hide the others.
+            logger.warning("%s", error)
+    return sweeps

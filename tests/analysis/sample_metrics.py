@@ -1,0 +1,62 @@
+"""Small metrics with known structure, shared by the tests of this folder."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import xarray as xr
+from scipy.stats import ortho_group
+
+
+def random_metrics(points, n, *, decay=6.0, jitter=0.3, seed=0):
+    """Positive definite matrices [points, n, n] whose eigenvectors are those of one basis, disturbed."""
+    generator = np.random.default_rng(seed)
+    basis = np.linalg.qr(generator.standard_normal((n, n)))[0]
+    spectrum = np.exp(-decay * np.arange(n) / n)
+    metrics = []
+    for _ in range(points):
+        turned = np.linalg.qr(basis + jitter / np.sqrt(n) * generator.standard_normal((n, n)))[0]
+        values = spectrum * np.exp(0.3 * generator.standard_normal(n))
+        metrics.append((turned * values) @ turned.T)
+    return np.array(metrics)
+
+
+def eigenpairs(metrics, kept=None):
+    """Eigenvalues [points, k], descending, and rows of eigenvectors [points, k, n]."""
+    values, columns = np.linalg.eigh(metrics)
+    return values[:, ::-1][:, :kept].copy(), columns.transpose(0, 2, 1)[:, ::-1][:, :kept].copy()
+
+
+def rotation(n, seed=0):
+    return ortho_group.rvs(n, random_state=seed)
+
+
+class FakeSweep:
+    """The attributes of a stored sweep that an analysis reads."""
+
+    def __init__(self, metrics, kept=None, shard_size=3, snapshot="S1", pending=0, quarantined=0):
+        self.metrics, self.path, self.name, self.snapshot = metrics, "sweeps/fake", "fake", snapshot
+        points, n = metrics.shape[:2]
+        values, vectors = eigenpairs(metrics, kept) if points else (np.zeros((0, n)), np.zeros((0, n, n)))
+        sums = [metrics[start : start + shard_size].sum(axis=0) for start in range(0, max(points, 1), shard_size)]
+        self._status = SimpleNamespace(
+            planned=points + pending + quarantined, good=points, quarantined=quarantined, pending=pending
+        )
+        trace = np.trace(metrics, axis1=1, axis2=2)
+        self._dataset = xr.Dataset(
+            {
+                "eigenvalue": (("sample", "component"), values),
+                "eigenvector": (("sample", "component", "latent"), vectors.astype(np.float32)),
+                "trace": (("sample",), trace),
+                "metric_sum": (("shard", "latent", "latent_column"), np.array(sums)),
+                "symmetry_error": (("sample",), np.linspace(1e-9, 1e-8, points)),
+                "negative_eigenvalue": (("sample",), np.zeros(points)),
+                "trace_share": (("sample",), np.ones(points)),
+                "probe_error": (("sample",), np.full(points, np.nan)),
+            }
+        )
+
+    def status(self):
+        return self._status
+
+    def dataset(self):
+        return self._dataset

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+import scipy.linalg
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pullback.analysis.bootstrap import bootstrap_weights
+from pullback.analysis.mean_metric import eigenbasis, mean_metric, mean_of_sums, rates_along
+from sample_metrics import eigenpairs, random_metrics, rotation
+
+
+def test_the_mean_of_shard_sums_is_the_mean_of_the_metrics():
+    metrics = random_metrics(7, 5)
+    sums = [metrics[:3].sum(axis=0), metrics[3:6].sum(axis=0), metrics[6]]
+    assert mean_of_sums(sums, 7) == pytest.approx(metrics.mean(axis=0))
+
+
+def test_the_eigenbasis_diagonalises_and_descends_as_scipy_says():
+    metric = random_metrics(1, 8)[0]
+    values, axes = eigenbasis(metric)
+    assert values == pytest.approx(scipy.linalg.eigvalsh(metric)[::-1])
+    assert axes @ metric @ axes.T == pytest.approx(np.diag(values), abs=1e-12)
+    assert axes @ axes.T == pytest.approx(np.eye(8), abs=1e-12)
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 6), st.integers(0, 100))
+def test_signs_are_fixed_so_that_a_common_rotation_turns_the_axes_and_keeps_the_values(n, seed):
+    metric, turn = random_metrics(1, n, seed=seed)[0], rotation(n, seed) if n > 1 else np.eye(1)
+    values, axes = eigenbasis(metric)
+    turned_values, turned_axes = eigenbasis(turn @ metric @ turn.T)
+    assert turned_values == pytest.approx(values)
+    assert np.abs(np.sum(turned_axes * (axes @ turn.T), axis=1)) == pytest.approx(np.ones(n))
+    for row in turned_axes:
+        assert row[np.argmax(np.abs(row))] > 0
+
+
+def test_rates_along_axes_are_the_quadratic_forms_of_the_metrics():
+    metrics, axes = random_metrics(4, 6), rotation(6)[:3]
+    literal = [[u @ metric @ u for u in axes] for metric in metrics]
+    assert rates_along(axes, *eigenpairs(metrics)) == pytest.approx(np.array(literal))
+
+
+def test_the_interval_is_that_of_a_literal_bootstrap_along_the_fixed_axes():
+    metrics = random_metrics(9, 5)
+    weights = bootstrap_weights(9, 200, 0)
+    result = mean_metric(metrics.sum(axis=0, keepdims=True), *eigenpairs(metrics), weights)
+    drawn = [[u @ np.repeat(metrics, row, axis=0).mean(axis=0) @ u for u in result.eigenvectors] for row in weights]
+    assert result.ci95 == pytest.approx(np.quantile(drawn, [0.025, 0.975], axis=0))
+    assert result.eigenvalues == pytest.approx(scipy.linalg.eigvalsh(metrics.mean(axis=0))[::-1])
+
+
+def test_a_cut_spectrum_leaves_the_mean_exact_and_the_interval_around_it():
+    metrics = random_metrics(12, 8)
+    weights = bootstrap_weights(12, 400, 0)
+    whole = mean_metric(metrics.sum(axis=0, keepdims=True), *eigenpairs(metrics), weights)
+    cut = mean_metric(metrics.sum(axis=0, keepdims=True), *eigenpairs(metrics, 4), weights)
+    assert cut.eigenvalues == pytest.approx(whole.eigenvalues)
+    assert (cut.ci95[0] <= cut.eigenvalues).all()
+    assert (cut.eigenvalues <= cut.ci95[1]).all()
+    assert cut.ci95[:, 0] == pytest.approx(whole.ci95[:, 0], rel=0.02)
+
+
+def test_identical_metrics_leave_no_uncertainty():
+    metrics = np.repeat(random_metrics(1, 4), 5, axis=0)
+    result = mean_metric(metrics.sum(axis=0)[None], *eigenpairs(metrics), bootstrap_weights(5, 20, 0))
+    assert result.ci95 == pytest.approx(np.stack([result.eigenvalues] * 2))
+
+
+def test_sums_that_are_not_finite_or_of_another_shape_are_refused():
+    metrics = random_metrics(2, 3)
+    with pytest.raises(ValueError, match="finite"):
+        mean_of_sums(np.full((1, 3, 3), np.nan), 2)
+    with pytest.raises(ValueError, match="at least 1 point"):
+        mean_of_sums(metrics, 0)
+    with pytest.raises(ValueError, match="agree"):
+        mean_metric(metrics, *eigenpairs(random_metrics(2, 4)), bootstrap_weights(2, 5, 0))
