@@ -33,21 +33,18 @@ def rotation(n, seed=0):
 class FakeSweep:
     """The attributes of a stored sweep that an analysis reads."""
 
-    def __init__(self, metrics, kept=None, shard_size=3, snapshot="S1", pending=0, quarantined=0):
-        self.metrics, self.path, self.name, self.snapshot = metrics, "sweeps/fake", "fake", snapshot
+    def __init__(self, metrics, kept=None, path="sweeps/fake", snapshot="S1", pending=0, quarantined=0):
+        self.metrics, self.path, self.name, self.snapshot = metrics, path, "fake", snapshot
         points, n = metrics.shape[:2]
         values, vectors = eigenpairs(metrics, kept) if points else (np.zeros((0, n)), np.zeros((0, n, n)))
-        sums = [metrics[start : start + shard_size].sum(axis=0) for start in range(0, max(points, 1), shard_size)]
         self._status = SimpleNamespace(
             planned=points + pending + quarantined, good=points, quarantined=quarantined, pending=pending
         )
-        trace = np.trace(metrics, axis1=1, axis2=2)
         self._dataset = xr.Dataset(
             {
                 "eigenvalue": (("sample", "component"), values),
-                "eigenvector": (("sample", "component", "latent"), vectors.astype(np.float32)),
-                "trace": (("sample",), trace),
-                "metric_sum": (("shard", "latent", "latent_column"), np.array(sums)),
+                "eigenvector": (("sample", "component", "latent_dim"), vectors.astype(np.float32)),
+                "trace": (("sample",), np.trace(metrics, axis1=1, axis2=2)),
                 "symmetry_error": (("sample",), np.linspace(1e-9, 1e-8, points)),
                 "negative_eigenvalue": (("sample",), np.zeros(points)),
                 "trace_share": (("sample",), np.ones(points)),
@@ -60,3 +57,6 @@ class FakeSweep:
 
     def dataset(self):
         return self._dataset
+
+    def mean_metric(self):
+        return self.metrics.mean(axis=0)

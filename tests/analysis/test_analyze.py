@@ -7,7 +7,11 @@ import pytest
 from pullback.analysis import Analysis, analyze
 from pullback.analysis.anisotropy import dim_below
 from pullback.analysis.homogeneity import correlations
+from pullback.analysis.job import CERTIFICATE
 from pullback.errors import PullbackError
+from pullback.store.reader import open_sweep
+from pullback.store.repository import create, write_shard
+from pullback.store.schema import GOOD, QUARANTINED, Layout, Reason, ShardRecord
 from sample_metrics import FakeSweep, eigenpairs, random_metrics
 
 
@@ -100,24 +104,62 @@ def test_correlations_that_do_not_exist_survive_as_null():
     assert np.isnan(again.log_summary.mean)
 
 
-@pytest.fixture
-def derived(monkeypatch):
-    """Stand in for the store's module of derived results: a dictionary by path and name."""
-    kept = {}
-    module = type(sys)("pullback.store.derived")
-    module.save_derived = lambda path, name, dataset: kept.__setitem__((path, name), dataset)
-    module.load_derived = lambda path, name: kept.get((path, name))
-    monkeypatch.setitem(sys.modules, "pullback.store.derived", module)
-    return kept
-
-
-def test_a_kept_result_is_loaded_for_its_own_snapshot_only(metrics, analysis, derived):
-    sweep = FakeSweep(metrics)
+def test_a_kept_result_is_loaded_for_its_own_snapshot_only(metrics, analysis, tmp_path):
+    sweep = FakeSweep(metrics, path=tmp_path / "fake")
     assert Analysis.load(sweep) is None
     analysis.save(sweep)
-    assert list(derived) == [("sweeps/fake", "analysis")]
     assert Analysis.load(sweep).to_json() == analysis.to_json()
-    assert Analysis.load(FakeSweep(metrics, snapshot="S2")) is None
+    assert Analysis.load(FakeSweep(metrics, path=tmp_path / "fake", snapshot="S2")) is None
+
+
+@pytest.mark.parametrize("kept", [12, 5])
+def test_a_sweep_in_progress_is_analysed_over_its_good_samples_alone(metrics, kept, tmp_path):
+    good = np.array([True, True, False, True, True])
+    layout = Layout(samples=7, latent_dim=12, components=kept, shard_size=5)
+    store = create(tmp_path / "sweep", layout, {"name": "part"})
+    assert store.merge(0, write_shard(store.fork(), _record(metrics[:5], kept, good)))
+    store.commit("the first shard; the second is pending")
+    sweep = open_sweep(tmp_path / "sweep")
+    analysis = analyze(sweep, draws=20)
+    expected = analyze(FakeSweep(metrics[:5][good], kept), draws=20)
+    for name in ("anisotropy", "homogeneity", "mean_metric", "bootstrap"):
+        _assert_close(analysis.to_json()[name], expected.to_json()[name])
+    analysis.save(sweep)
+    assert Analysis.load(open_sweep(tmp_path / "sweep")).to_json() == analysis.to_json()
+
+
+def _record(metrics, kept, good):
+    points = len(metrics)
+    values, vectors = eigenpairs(metrics, kept)
+    values[~good] = np.nan
+    certificate = {name: np.zeros(points) for name in CERTIFICATE}
+    return ShardRecord(
+        shard=0,
+        latent=np.zeros((points, 12), np.float32),
+        condition=np.full(points, -1, np.int32),
+        eigenvalue=values,
+        eigenvector=vectors.astype(np.float32),
+        metric_sum=metrics[good].sum(axis=0),
+        trace=np.trace(metrics, axis1=1, axis2=2),
+        status=np.where(good, GOOD, QUARANTINED).astype(np.uint8),
+        reason=np.where(good, int(Reason.NONE), int(max(Reason))).astype(np.uint8),
+        seconds=np.ones(points),
+        **certificate,
+    )
+
+
+def _assert_close(ours, theirs):
+    """Compare numbers up to round-off and everything else exactly, whatever the nesting."""
+    if isinstance(theirs, dict):
+        assert ours.keys() == theirs.keys()
+        for key in theirs:
+            _assert_close(ours[key], theirs[key])
+    elif isinstance(theirs, list):
+        assert len(ours) == len(theirs)
+        for mine, other in zip(ours, theirs, strict=True):
+            _assert_close(mine, other)
+    else:
+        assert ours == (theirs if theirs is None else pytest.approx(theirs))
 
 
 def test_too_few_samples_say_how_many_there_are_and_what_to_do(metrics):

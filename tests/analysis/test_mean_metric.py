@@ -4,14 +4,8 @@ import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pullback.analysis.bootstrap import bootstrap_weights
-from pullback.analysis.mean_metric import eigenbasis, mean_metric, mean_of_sums, rates_along
+from pullback.analysis.mean_metric import eigenbasis, mean_metric, rates_along
 from sample_metrics import eigenpairs, random_metrics, rotation
-
-
-def test_the_mean_of_shard_sums_is_the_mean_of_the_metrics():
-    metrics = random_metrics(7, 5)
-    sums = [metrics[:3].sum(axis=0), metrics[3:6].sum(axis=0), metrics[6]]
-    assert mean_of_sums(sums, 7) == pytest.approx(metrics.mean(axis=0))
 
 
 def test_the_eigenbasis_diagonalises_and_descends_as_scipy_says():
@@ -43,7 +37,7 @@ def test_rates_along_axes_are_the_quadratic_forms_of_the_metrics():
 def test_the_interval_is_that_of_a_literal_bootstrap_along_the_fixed_axes():
     metrics = random_metrics(9, 5)
     weights = bootstrap_weights(9, 200, 0)
-    result = mean_metric(metrics.sum(axis=0, keepdims=True), *eigenpairs(metrics), weights)
+    result = mean_metric(metrics.mean(axis=0), *eigenpairs(metrics), weights)
     drawn = [[u @ np.repeat(metrics, row, axis=0).mean(axis=0) @ u for u in result.eigenvectors] for row in weights]
     assert result.ci95 == pytest.approx(np.quantile(drawn, [0.025, 0.975], axis=0))
     assert result.eigenvalues == pytest.approx(scipy.linalg.eigvalsh(metrics.mean(axis=0))[::-1])
@@ -52,8 +46,8 @@ def test_the_interval_is_that_of_a_literal_bootstrap_along_the_fixed_axes():
 def test_a_cut_spectrum_leaves_the_mean_exact_and_the_interval_around_it():
     metrics = random_metrics(12, 8)
     weights = bootstrap_weights(12, 400, 0)
-    whole = mean_metric(metrics.sum(axis=0, keepdims=True), *eigenpairs(metrics), weights)
-    cut = mean_metric(metrics.sum(axis=0, keepdims=True), *eigenpairs(metrics, 4), weights)
+    whole = mean_metric(metrics.mean(axis=0), *eigenpairs(metrics), weights)
+    cut = mean_metric(metrics.mean(axis=0), *eigenpairs(metrics, 4), weights)
     assert cut.eigenvalues == pytest.approx(whole.eigenvalues)
     assert (cut.ci95[0] <= cut.eigenvalues).all()
     assert (cut.eigenvalues <= cut.ci95[1]).all()
@@ -62,15 +56,19 @@ def test_a_cut_spectrum_leaves_the_mean_exact_and_the_interval_around_it():
 
 def test_identical_metrics_leave_no_uncertainty():
     metrics = np.repeat(random_metrics(1, 4), 5, axis=0)
-    result = mean_metric(metrics.sum(axis=0)[None], *eigenpairs(metrics), bootstrap_weights(5, 20, 0))
+    result = mean_metric(metrics.mean(axis=0), *eigenpairs(metrics), bootstrap_weights(5, 20, 0))
     assert result.ci95 == pytest.approx(np.stack([result.eigenvalues] * 2))
 
 
-def test_sums_that_are_not_finite_or_of_another_shape_are_refused():
-    metrics = random_metrics(2, 3)
+def test_a_small_asymmetry_is_averaged_away():
+    values, _ = eigenbasis([[2.0, 1.0 + 1e-9], [1.0 - 1e-9, 2.0]])
+    assert values == pytest.approx([3.0, 1.0], abs=1e-15)
+
+
+def test_metrics_that_are_not_finite_or_of_another_shape_are_refused():
     with pytest.raises(ValueError, match="finite"):
-        mean_of_sums(np.full((1, 3, 3), np.nan), 2)
-    with pytest.raises(ValueError, match="at least 1 point"):
-        mean_of_sums(metrics, 0)
+        eigenbasis(np.full((3, 3), np.nan))
+    with pytest.raises(ValueError, match="square"):
+        eigenbasis(np.ones((2, 3)))
     with pytest.raises(ValueError, match="agree"):
-        mean_metric(metrics, *eigenpairs(random_metrics(2, 4)), bootstrap_weights(2, 5, 0))
+        mean_metric(np.eye(3), *eigenpairs(random_metrics(2, 4)), bootstrap_weights(2, 5, 0))

@@ -69,6 +69,10 @@ class StoredSweep(Protocol):
         """Good samples."""
         ...
 
+    def mean_metric(self) -> Floats:
+        """Mean `[n, n]` of the good samples' whole metrics."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
@@ -142,7 +146,7 @@ class Analysis:
                 {"long_name": "eigenvalue of the mean metric", "units": rate},
             ),
             "mean_eigenvector": (
-                ("axis", "latent"),
+                ("axis", "latent_dim"),
                 self.mean_metric.eigenvectors,
                 {"long_name": "eigenvectors of the mean metric, rows", "units": "1"},
             ),
@@ -262,7 +266,7 @@ def analyze(sweep: StoredSweep, *, draws: int = 1000, seed: int = 0, progress: P
         linear=linear,
         log_summary=summarize(log, weights),
         linear_summary=summarize(linear, weights),
-        mean_metric=mean_metric(dataset["metric_sum"].values, eigenvalues, eigenvectors, weights),
+        mean_metric=mean_metric(sweep.mean_metric(), eigenvalues, eigenvectors, weights),
         certificate={
             name: np.asarray(dataset[name].values, dtype=np.float64) for name in CERTIFICATE if name in dataset
         },

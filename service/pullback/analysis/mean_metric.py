@@ -1,12 +1,11 @@
 """The mean metric of a space and its eigenbasis, the global coordinate system of every application.
 
-H̄ is the mean of the points' metrics, taken from sums that were accumulated over all n² entries, so that it
-is exact however few eigenpairs each point kept.
+H̄ is the mean of the points' metrics over all n² entries, exact however few eigenpairs each point kept.
 
 Invariants: rows of a basis are unit eigenvectors by descending eigenvalue; their signs are fixed (the entry
 of largest magnitude is positive), so that the same metric gives the same axes.
-Leaves to others: what the axes do to images (`applications`), and the drawing of bootstrap samples
-(`bootstrap`).
+Leaves to others: summing the metrics of a sweep (`store`), what the axes do to images (`applications`), and the
+drawing of bootstrap samples (`bootstrap`).
 """
 
 from dataclasses import dataclass
@@ -30,37 +29,19 @@ class MeanMetric:
     """`[2, n]`: lower and upper end of u_kᵀ H̄ u_k along the fixed axis u_k."""
 
 
-def mean_of_sums(metric_sum: npt.ArrayLike, points: int) -> Floats:
-    """Return H̄ `[n, n]` from sums of metrics.
-
-    Args:
-        metric_sum: sum of the metrics of each shard's good points, `[shards, n, n]`.
-        points: good points over all shards, at least 1.
-
-    Returns:
-        The mean, made symmetric (the sums are so up to round-off).
-
-    Raises:
-        ValueError: there is no point, the shape is another, or a sum is not finite.
-    """
-    sums = np.asarray(metric_sum, dtype=np.float64)
-    if sums.ndim != 3 or sums.shape[1] != sums.shape[2] or points < 1:
-        raise ValueError(f"sums [shards, n, n] over at least 1 point are needed, got {list(sums.shape)} and {points}")
-    mean: Floats = sums.sum(axis=0) / points
-    if not np.isfinite(mean).all():
-        raise ValueError("a sum of metrics holds numbers that are not finite")
-    return (mean + mean.T) / 2
-
-
 def eigenbasis(metric: npt.ArrayLike) -> tuple[Floats, Floats]:
     """Return eigenvalues `[n]`, descending, and eigenvectors `[n, n]`, rows, of a symmetric matrix.
 
-    The entry of largest magnitude of each eigenvector is positive.
+    The entry of largest magnitude of each eigenvector is positive. Asymmetry (round-off) is averaged away.
 
     Raises:
+        ValueError: the matrix is not square or holds numbers that are not finite.
         numpy.linalg.LinAlgError: the decomposition failed.
     """
-    values, columns = np.linalg.eigh(np.asarray(metric, dtype=np.float64))
+    matrix = np.asarray(metric, dtype=np.float64)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not np.isfinite(matrix).all():
+        raise ValueError(f"a metric is a square matrix of finite numbers, got {list(matrix.shape)}")
+    values, columns = np.linalg.eigh((matrix + matrix.T) / 2)
     # LAPACK has been seen to return NaN without reporting it.
     if not (np.isfinite(values).all() and np.isfinite(columns).all()):
         raise np.linalg.LinAlgError("the eigendecomposition of the mean metric is not finite")
@@ -93,7 +74,7 @@ def rates_along(axes: npt.ArrayLike, eigenvalues: npt.ArrayLike, eigenvectors: S
 
 
 def mean_metric(
-    metric_sum: npt.ArrayLike, eigenvalues: npt.ArrayLike, eigenvectors: Stack, weights: Integers
+    metric: npt.ArrayLike, eigenvalues: npt.ArrayLike, eigenvectors: Stack, weights: Integers
 ) -> MeanMetric:
     """Compute the eigenbasis of H̄, with a 95 % bootstrap interval over points for each eigenvalue.
 
@@ -104,23 +85,22 @@ def mean_metric(
     shifted by the former and leaves out the latter.
 
     Args:
-        metric_sum: sum of the metrics of each shard's good points, `[shards, n, n]`.
+        metric: H̄ `[n, n]`, the mean of the points' whole metrics.
         eigenvalues: kept eigenvalues of the good points, `[points, k]`.
         eigenvectors: kept eigenvectors, `[points, k, n]`, unit rows.
         weights: multiplicities `[draws, points]` of `bootstrap_weights`.
 
     Raises:
-        ValueError: shapes do not agree or a sum is not finite.
+        ValueError: shapes do not agree, or H̄ holds numbers that are not finite.
         numpy.linalg.LinAlgError: the decomposition failed.
     """
     values = np.asarray(eigenvalues, dtype=np.float64)
-    metric = mean_of_sums(metric_sum, len(values))
-    if eigenvectors.shape != (*values.shape, len(metric)) or weights.shape[1:] != values.shape[:1]:
+    means, axes = eigenbasis(metric)
+    if eigenvectors.shape != (*values.shape, len(means)) or weights.shape[1:] != values.shape[:1]:
         raise ValueError(
-            f"sums {list(np.shape(metric_sum))}, eigenvalues {list(values.shape)}, eigenvectors "
+            f"a metric {list(axes.shape)}, eigenvalues {list(values.shape)}, eigenvectors "
             f"{list(eigenvectors.shape)} and weights {list(weights.shape)} do not agree"
         )
-    means, axes = eigenbasis(metric)
     rates = rates_along(axes, values, eigenvectors)
     dropped = means - rates.mean(axis=0)
     return MeanMetric(means, axes, np.stack(interval(weighted_means(weights, rates))) + dropped)

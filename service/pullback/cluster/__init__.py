@@ -1,1 +1,1 @@
-"""."""
+"""Everything that imports Ray: the pool of actors."""

@@ -103,21 +103,19 @@ def certify(metric: Tensor, values: Tensor, vectors: Tensor, kept: int, probe_er
     )
 
 
-def probe_jacobian(features: Features, z: Tensor, rows: Tensor, seed: int = 0) -> Tensor:
-    """Compare J with central differences along one random direction a code.
+def probe_jacobian(features: Features, z: Tensor, rows: Tensor) -> Tensor:
+    """Compare J with central differences along a random direction, the same for every code and device.
 
     Args:
         features: the map that J is of.
         z: latent codes [batch, n].
         rows: Jᵀ [batch, n, m].
-        seed: of the directions, which are drawn on the CPU so that they are the same on every device.
 
     Returns:
         ‖Jv − Δ‖ / ‖Jv‖ [batch]; 0 where both are zero.
     """
-    generator = torch.Generator().manual_seed(seed)
-    direction = torch.randn(z.shape, generator=generator, dtype=torch.float64)
-    direction = (direction / direction.norm(dim=1, keepdim=True)).to(z)
+    drawn = torch.randn(1, z.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    direction = (drawn / drawn.norm()).to(z).expand_as(z)
     pushed = torch.einsum("bn,bnm->bm", direction, rows)
     size = pushed.norm(dim=1)
     with torch.no_grad():

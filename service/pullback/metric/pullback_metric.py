@@ -110,7 +110,7 @@ def _in_batches(
         condition = None if classes is None else classes[start : start + batch].to(z.device)
         features = feature_map(generator, distance, condition)
         rows = jacobian(features, z, tangents)
-        probe = probe_jacobian(features, z, rows, seed=start)
+        probe = probe_jacobian(features, z, rows)
         raw = metric_from_jacobian(rows).cpu()
         del rows  # the largest array of all; the decomposition needs none of it
         matrix = (raw + raw.transpose(1, 2)) / 2

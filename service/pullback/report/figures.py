@@ -120,8 +120,8 @@ def cumulative_figure(analysis: Analysis) -> Figure:
         )
     finest = min((1 - dimension.share for dimension in anisotropy.dimensions), default=1e-5)
     axes.set_ylim(finest / 4, 1.2)
-    note = "marker: ranks needed to reach the share\ndim: ranks still below it, one less [95 % interval]"
-    axes.text(0.02, 0.03, note, transform=axes.transAxes, fontsize=_SMALL, color=GREY, va="bottom")
+    note = "marker: ranks needed to reach the share; dim: ranks still below it, one less [95 % interval]"
+    axes.set_title(note, fontsize=_SMALL, color=GREY, loc="left")
     axes.set_xlim(0, right * 1.01)
     axes.set_xlabel("number of leading ranks", fontsize=_TEXT)
     axes.set_ylabel("share of the spectrum left over", fontsize=_TEXT)
@@ -131,15 +131,22 @@ def cumulative_figure(analysis: Analysis) -> Figure:
 def homogeneity_figure(analysis: Analysis) -> Figure:
     """Draw the matrix C_log beside histograms of C_log and C_lin over ordered pairs of different points.
 
-    The colour scale starts at the 2nd percentile of the pairs, so that one odd pair does not flatten the rest.
+    The diagonal, 1 by construction, is left blank, and the colour scale starts at the 2nd percentile of the pairs, so
+    that neither it nor one odd pair flattens the rest.
     """
     off_diagonal = ~np.eye(len(analysis.log), dtype=bool)
     log, linear = (matrix[off_diagonal & np.isfinite(matrix)] for matrix in (analysis.log, analysis.linear))
     figure = Figure(figsize=(9.5, 4.2), layout=ConstrainedLayoutEngine(w_pad=0.12))
     grid = figure.add_gridspec(2, 2, width_ratios=[1, 1.05])
     matrix_axes = figure.add_subplot(grid[:, 0])
-    lowest = float(np.percentile(log, 2)) if log.size else 0.0
-    image = matrix_axes.imshow(analysis.log, cmap="cividis", vmin=min(lowest, 0.999), vmax=1, interpolation="nearest")
+    lowest, highest = np.percentile(log, [2, 100]) if log.size else (0.0, 1.0)
+    image = matrix_axes.imshow(
+        np.where(off_diagonal, analysis.log, np.nan),
+        cmap="cividis",
+        vmin=min(lowest, highest - 1e-3),
+        vmax=highest,
+        interpolation="nearest",
+    )
     bar = figure.colorbar(image, ax=matrix_axes, extend="min", shrink=0.85)
     bar.set_label("C_log", fontsize=_TEXT)
     bar.ax.tick_params(labelsize=_SMALL)
@@ -176,7 +183,8 @@ def certificate_figure(certificate: Mapping[str, npt.ArrayLike], limits: Mapping
     bottom, top = (drawn.min(), drawn.max()) if drawn.size else (1e-9, 1.0)
     left, right = 10 ** (np.floor(np.log10(bottom)) - 1), 10 ** np.ceil(np.log10(top) + 0.3)
 
-    figure = Figure(figsize=(7.5, 0.9 + 0.62 * max(len(rows), 1)), layout="constrained")
+    size = (7.5, 0.9 + 0.62 * max(len(rows), 1))
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.12))
     axes = _plain_axes(figure)
     axes.set_xscale("log")
     for row, (name, values) in enumerate(rows.items()):

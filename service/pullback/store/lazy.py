@@ -14,7 +14,8 @@ import zarr
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from pullback.store.repository import read
+from pullback.store.repository import array_of, read
+from pullback.store.schema import ARRAYS
 
 
 class CheckedArray(BackendArray):
@@ -34,10 +35,10 @@ class CheckedArray(BackendArray):
 
 
 def lazy_dataset(group: zarr.Group, path: Path) -> xr.Dataset:
-    """Every array of the group as a lazily read variable, with its dimensions and attributes."""
+    """Every array of a sweep as a lazily read variable, with its dimensions and attributes."""
     variables = {}
-    for name, array in group.arrays():
-        dims = getattr(array.metadata, "dimension_names", None) or ()
+    for schema in ARRAYS:
+        array = array_of(group, schema.name)
         data = indexing.LazilyIndexedArray(CheckedArray(array, path))
-        variables[name] = xr.Variable(dims, data, attrs=array.attrs.asdict())
+        variables[schema.name] = xr.Variable(schema.dims, data, attrs=array.attrs.asdict())
     return xr.Dataset(variables, attrs=group.attrs.asdict())

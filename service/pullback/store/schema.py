@@ -84,7 +84,9 @@ class ArraySchema:
 
     name: str
     dims: tuple[str, ...]
-    """Names out of `sample`, `shard`, `latent`, `latent_column`, `component`; the first is never a latent one."""
+    """Names out of `sample`, `shard`, `component`, `latent_dim`, `latent_column`; the first is `sample` or `shard`.
+
+    None but `sample` is an array's name too: xarray would make that array a coordinate, and `sel` fail."""
     dtype: str
     long_name: str
     units: str
@@ -102,7 +104,7 @@ class ArraySchema:
             "sample": layout.samples,
             "shard": layout.shards,
             "component": layout.components,
-            "latent": layout.latent_dim,
+            "latent_dim": layout.latent_dim,
             "latent_column": layout.latent_dim,
         }
         return tuple(sizes[dim] for dim in self.dims)
@@ -138,7 +140,7 @@ SAMPLE = ArraySchema("sample", ("sample",), "int64", "index of the sample in the
 SHARD_ARRAYS: tuple[ArraySchema, ...] = (
     ArraySchema(
         "latent",
-        ("sample", "latent"),
+        ("sample", "latent_dim"),
         "float32",
         "latent code at which the metric was computed",
         "latent unit",
@@ -154,7 +156,7 @@ SHARD_ARRAYS: tuple[ArraySchema, ...] = (
     ArraySchema("eigenvalue", ("sample", "component"), "float64", "eigenvalues of the metric, descending", _SQUARED),
     ArraySchema(
         "eigenvector",
-        ("sample", "component", "latent"),
+        ("sample", "component", "latent_dim"),
         "float32",
         "eigenvectors of the metric, one a row, of unit length",
         "1",
@@ -164,7 +166,7 @@ SHARD_ARRAYS: tuple[ArraySchema, ...] = (
     ArraySchema(
         "metric_sum",
         # xarray refuses two dimensions of one name, hence the second axis's own.
-        ("shard", "latent", "latent_column"),
+        ("shard", "latent_dim", "latent_column"),
         "float64",
         "sum of the metric over the good samples of the shard",
         _SQUARED,

@@ -1,0 +1,219 @@
+"""Running a sweep: the driver's side.
+
+The driver is the only one that commits. It opens or creates the store, gives the pending shards to a pool of workers,
+merges the first result of each shard, and commits every few seconds. The store is the truth: what is committed is
+never computed again, and nothing else is remembered between two runs.
+
+If this process is killed, what was committed stays, what was not is computed again by the next run, and the lock
+on the store is released by the operating system.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pullback.errors import SpecError
+from pullback.store.reader import SweepStatus, open_sweep
+from pullback.store.repository import SweepStore, create, hold
+from pullback.sweep.plan import Plan
+from pullback.sweep.worker import ShardDone, Worker, WorkOrder
+
+COMMIT_SECONDS = 2.0
+"""A killed driver loses at most the work of so many seconds, and of the shards in flight."""
+
+
+@dataclass(frozen=True)
+class ShardFailed:
+    """A shard that was given up after its retries; its samples stay pending.
+
+    Attributes:
+        shard: its number.
+        error: what happened the last time.
+    """
+
+    shard: int
+    error: str
+
+
+class Pool(Protocol):
+    """Something that runs a `Worker` somewhere, one or many."""
+
+    def results(self, shards: Sequence[int]) -> Iterator[ShardDone | ShardFailed | None]:
+        """Each shard's outcome as it comes; None now and then while nothing comes, so that the driver can act."""
+        ...
+
+
+PoolFactory = Callable[[WorkOrder, Plan], AbstractContextManager[Pool]]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        planned: samples of the whole sweep.
+        done: samples that are finished, those of earlier runs among them.
+        quarantined: those of them that failed their certificate.
+        started_with: samples that were finished when this run began.
+    """
+
+    planned: int
+    done: int
+    quarantined: int
+    started_with: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        status: counts over the whole sweep, from the store.
+        computed: samples that this run computed and committed.
+        failed: shards that were given up.
+        interrupted: whether the user stopped it.
+        snapshot: id of the last commit.
+    """
+
+    status: SweepStatus
+    computed: int
+    failed: tuple[ShardFailed, ...]
+    interrupted: bool
+    snapshot: str
+
+
+class SerialPool:
+    """One worker, in this process; for debugging and for machines without Ray."""
+
+    def __init__(self, order: WorkOrder) -> None:
+        self._worker = Worker(order)
+
+    def results(self, shards: Sequence[int]) -> Iterator[ShardDone | ShardFailed | None]:
+        """Each shard, computed when it is asked for; an error is not retried, it is the user's to see."""
+        for shard in shards:
+            yield self._worker.run(shard)
+
+
+@contextmanager
+def serial_pool(order: WorkOrder, plan: Plan) -> Iterator[Pool]:
+    """The pool of `--serial`."""
+    yield SerialPool(order)
+
+
+def run_sweep(plan: Plan, pool: PoolFactory, report: Callable[[Progress], None] = lambda progress: None) -> Outcome:
+    """Run a planned sweep to its end, or further towards it.
+
+    Args:
+        plan: the sweep.
+        pool: what runs the workers.
+        report: called with the progress after each shard.
+
+    Raises:
+        SpecError: the store at the job's path belongs to another sweep.
+        StoreError: the store is held by another driver, or cannot be written.
+        PullbackError: no worker could be started.
+    """
+    path = plan.job.store_path
+    with hold(path):
+        store = attach(plan)
+        before = _finished(store)
+        failed: list[ShardFailed] = []
+        interrupted = False
+        pending = store.pending_shards()
+        if pending:
+            try:
+                with pool(_order(plan, store), plan) as workers:
+                    failed, interrupted = _collect(store, workers.results(pending), before, report)
+            except KeyboardInterrupt:  # while the workers were starting or being stopped: all results are committed
+                interrupted = True
+        status = open_sweep(path).status()
+        return Outcome(status, _finished(store)[0] - before[0], tuple(failed), interrupted, store.snapshot)
+
+
+def attach(plan: Plan) -> SweepStore:
+    """The sweep's store: the existing one if it is the same sweep's, else a new one.
+
+    Raises:
+        SpecError: there is a store of another sweep at the path.
+    """
+    path = plan.job.store_path
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return create(path, plan.layout, plan.provenance)
+    store = SweepStore.open(path)
+    if store.provenance["sweep_id"] != plan.sweep_id:
+        changed = _differences(store.provenance["identity"], plan.provenance["identity"])
+        raise SpecError(
+            [
+                f"store: {path} holds another sweep, {store.provenance['name']!r} ({store.provenance['sweep_id']}), "
+                f"which differs in {'; '.join(changed)}. It was not touched. Give this job another `store`"
+            ],
+            plan.job.name,
+        )
+    return store
+
+
+def _order(plan: Plan, store: SweepStore) -> WorkOrder:
+    return WorkOrder(
+        job=plan.job,
+        # the store's own layout: a later run may ask for another shard size, which is fixed once there are shards
+        layout=store.layout,
+        device=plan.device,
+        batch=plan.fit.batch,
+        tangents=plan.fit.tangents,
+        threads=1 if plan.device == "cpu" and plan.workers > 1 else None,
+        folder=str(Path.cwd()),
+        fork=store.fork(),
+    )
+
+
+def _collect(
+    store: SweepStore,
+    results: Iterator[ShardDone | ShardFailed | None],
+    before: tuple[int, int],
+    report: Callable[[Progress], None],
+) -> tuple[list[ShardFailed], bool]:
+    """Merge and commit results until there are no more, or the user interrupts; then commit what has come."""
+    failed: list[ShardFailed] = []
+    done, quarantined = before
+    planned = store.layout.samples
+    last_commit = time.monotonic()
+    report(Progress(planned, done, quarantined, before[0]))
+    interrupted = False
+    try:
+        for result in results:
+            if isinstance(result, ShardFailed):
+                failed.append(result)
+            elif result is not None and store.merge(result.shard, result.fork):
+                done += result.good + result.quarantined
+                quarantined += result.quarantined
+                report(Progress(planned, done, quarantined, before[0]))
+            if store.uncommitted and time.monotonic() - last_commit >= COMMIT_SECONDS:
+                store.commit(f"{done} of {planned} samples")
+                last_commit = time.monotonic()
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:  # also when a worker's error ends the run: nothing that was handed in is lost
+        if store.uncommitted:
+            store.commit(f"{done} of {planned} samples")
+    return failed, interrupted
+
+
+def _finished(store: SweepStore) -> tuple[int, int]:
+    status = store.status()
+    return int((status != 0).sum()), int((status == 2).sum())
+
+
+def _differences(there: dict[str, object], here: dict[str, object], path: str = "") -> list[str]:
+    """The keys in which two identities differ, with both values."""
+    found: list[str] = []
+    for key in sorted({*there, *here}):
+        mine, theirs = here.get(key), there.get(key)
+        name = f"{path}.{key}" if path else key
+        if isinstance(mine, dict) and isinstance(theirs, dict):
+            found += _differences(theirs, mine, name)
+        elif mine != theirs:
+            found.append(f"{name.removeprefix('spec.')} ({theirs!r} there, {mine!r} here)")
+    return found
