@@ -63,13 +63,12 @@ def _aliases(text: str) -> list[str]:
     problems: list[str] = []
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        line = event.start_mark.line + 1 if event.start_mark else 0
         if isinstance(event, yaml.AliasEvent):
-            problems.append(
-                f"line {event.start_mark.line + 1}: aliases (*{event.anchor}) are not allowed; write it out"
-            )
+            problems.append(f"line {line}: aliases (*{event.anchor}) are not allowed; write it out")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _MAX_DEPTH:
-            return [f"line {event.start_mark.line + 1}: nested more than {_MAX_DEPTH} deep"]
+            return [f"line {line}: nested more than {_MAX_DEPTH} deep"]
     return problems
 
 

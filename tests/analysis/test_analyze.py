@@ -1,9 +1,12 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from sample_metrics import FakeSweep, eigenpairs, random_metrics
+
 from pullback.analysis import Analysis, analyze
 from pullback.analysis.anisotropy import dim_below
 from pullback.analysis.homogeneity import correlations
@@ -12,7 +15,6 @@ from pullback.errors import PullbackError
 from pullback.store.reader import open_sweep
 from pullback.store.repository import create, write_shard
 from pullback.store.schema import GOOD, QUARANTINED, Layout, Reason, ShardRecord
-from sample_metrics import FakeSweep, eigenpairs, random_metrics
 
 
 @pytest.fixture(scope="module")
@@ -113,13 +115,15 @@ def test_a_kept_result_is_loaded_for_its_own_snapshot_only(metrics, analysis, tm
 
 
 @pytest.mark.parametrize("kept", [12, 5])
-def test_a_sweep_in_progress_is_analysed_over_its_good_samples_alone(metrics, kept, tmp_path):
+@pytest.mark.parametrize("memory", [2**30, 0], ids=["in memory", "read piece by piece"])
+def test_a_sweep_in_progress_is_analysed_over_its_good_samples_alone(metrics, kept, memory, tmp_path, monkeypatch):
     good = np.array([True, True, False, True, True])
     layout = Layout(samples=7, latent_dim=12, components=kept, shard_size=5)
     store = create(tmp_path / "sweep", layout, {"name": "part"})
     assert store.merge(0, write_shard(store.fork(), _record(metrics[:5], kept, good)))
     store.commit("the first shard; the second is pending")
     sweep = open_sweep(tmp_path / "sweep")
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=memory))
     analysis = analyze(sweep, draws=20)
     expected = analyze(FakeSweep(metrics[:5][good], kept), draws=20)
     for name in ("anisotropy", "homogeneity", "mean_metric", "bootstrap"):

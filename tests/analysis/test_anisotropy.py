@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+
 from pullback.analysis.anisotropy import SHARES, anisotropy, dim_below, dim_needed, mean_spectrum
 from pullback.analysis.bootstrap import bootstrap_weights
 

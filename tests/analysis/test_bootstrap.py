@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pullback.analysis.bootstrap import bootstrap_weights, interval, weighted_means
 from scipy.stats import bootstrap
+
+from pullback.analysis.bootstrap import bootstrap_weights, interval, weighted_means
 
 
 @given(st.integers(1, 30), st.integers(1, 20), st.integers(0, 2**32))

@@ -5,11 +5,12 @@ import pytest
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sample_metrics import eigenpairs, random_metrics, rotation
+from scipy.stats import pearsonr
+
 from pullback.analysis import homogeneity
 from pullback.analysis.bootstrap import bootstrap_weights
 from pullback.analysis.homogeneity import correlations, summarize, vector_correlation
-from sample_metrics import eigenpairs, random_metrics, rotation
-from scipy.stats import pearsonr
 
 
 def literal(values, vectors, floor=1e-12):

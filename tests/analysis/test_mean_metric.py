@@ -3,9 +3,10 @@ import pytest
 import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sample_metrics import eigenpairs, random_metrics, rotation
+
 from pullback.analysis.bootstrap import bootstrap_weights
 from pullback.analysis.mean_metric import eigenbasis, mean_metric, rates_along
-from sample_metrics import eigenpairs, random_metrics, rotation
 
 
 def test_the_eigenbasis_diagonalises_and_descends_as_scipy_says():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
 from PIL import Image
+
 from pullback.analysis.anisotropy import Anisotropy, Dimension, MeanSpectrum
 from pullback.analysis.homogeneity import PairSummary
 from pullback.analysis.job import Analysis

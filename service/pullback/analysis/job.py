@@ -300,7 +300,7 @@ def _check_metrics(sweep: StoredSweep, eigenvalues: Floats, trace: Floats) -> No
     if not eigenvalues.any():
         raise PullbackError(
             f"every eigenvalue of the {len(trace)} good samples of sweep {sweep.name!r} is zero: "
-            f"the distance does not see the latent code. Check the generator with `pullback generators doctor`."
+            f"the distance does not see the latent code. Check that the images of two different codes differ."
         )
 
 

@@ -9,6 +9,7 @@ What a failure leaves: an actor killed in mid-shard leaves the shard to be compu
 driver takes Ray's processes with it.
 """
 
+import logging
 import os
 import shutil
 import tempfile
@@ -41,8 +42,11 @@ class RayPool:
     """
 
     def __init__(self, order: WorkOrder, workers: int, retries: int) -> None:
-        needs = {"num_gpus": 1, "num_cpus": 0} if order.device == "cuda" else {"num_cpus": 1}
-        self._actor_class = ray.remote(max_restarts=0, max_task_retries=0, **needs)(Worker)
+        # A GPU actor without `num_cpus=0` would hold a CPU too, and wait for one where there are more GPUs.
+        on_gpu = order.device == "cuda"
+        self._actor_class = ray.remote(
+            max_restarts=0, max_task_retries=0, num_gpus=int(on_gpu), num_cpus=int(not on_gpu)
+        )(Worker)
         self._order = ray.put(order)
         self._workers = workers
         self._retries = retries
@@ -132,7 +136,7 @@ def ray_pool(order: WorkOrder, plan: Plan) -> Iterator[Pool]:
             num_cpus=plan.workers if plan.device == "cpu" else 1,
             include_dashboard=False,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             object_store_memory=_OBJECT_STORE_BYTES,
             _node_ip_address="127.0.0.1",
             _temp_dir=str(folder),

@@ -118,6 +118,12 @@ def places(variant: Variant) -> Iterator[Path]:
             yield Path(folder) / rest
 
 
+def find(name: str) -> Path | None:
+    """The first file that is there for the named weight, unchecked; None where there is none."""
+    found = (path for variant in weight(name).variants for path in places(variant) if path.is_file())
+    return next(found, None)
+
+
 def locate(name: str) -> tuple[Path, str]:
     """The first file that serves as the named weight, and its SHA-256.
 

@@ -23,7 +23,6 @@ LIMITS: dict[str, float] = {
 """The largest value of each checked quantity that passes; `trace_share` is reported and has no limit."""
 
 
-
 @dataclass(frozen=True)
 class Certificate:
     """The checks of a batch of metrics; every tensor is [batch] float64 on the CPU.

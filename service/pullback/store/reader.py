@@ -5,9 +5,8 @@ the mean metric are left to the analysis package.
 """
 
 import logging
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,8 @@ from pullback.store.repository import (
     ATTRIBUTE,
     Root,
     array_of,
+    damaged,
+    has_chunk,
     is_repository,
     make_arrays,
     open_repository,
@@ -30,7 +31,18 @@ from pullback.store.repository import (
     read_session,
     root_group,
 )
-from pullback.store.schema import GOOD, PENDING, QUARANTINED, SHARD_ARRAYS, Layout, Reason
+from pullback.store.schema import (
+    ARRAYS,
+    BY_NAME,
+    GOOD,
+    PENDING,
+    QUARANTINED,
+    SAMPLE,
+    SHARD_ARRAYS,
+    ArraySchema,
+    Layout,
+    Reason,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -71,6 +83,7 @@ class Sweep:
         self.name = str(root.provenance.get("name", path.name))
         self.layout = root.layout
         self.snapshot = session.snapshot_id
+        self._session = session
         self._group = group
 
     def __repr__(self) -> str:
@@ -83,7 +96,7 @@ class Sweep:
 
     def reasons(self) -> dict[str, int]:
         """How many samples are quarantined for which reason, by the reason's name; reasons that occur only."""
-        reasons = self._read("reason")[self._status == QUARANTINED]
+        reasons = self._read(BY_NAME["reason"])[self._status == QUARANTINED]
         names = {int(reason): reason.name for reason in Reason}
         values, counts = np.unique(reasons, return_counts=True)
         return {
@@ -100,9 +113,15 @@ class Sweep:
         Raises:
             StoreError: here or when values are used, where data on disk are damaged.
         """
-        from pullback.store.lazy import lazy_dataset
+        import xarray as xr
 
-        dataset = lazy_dataset(self._group, self.path)
+        from pullback.store.lazy import CheckedArray, lazy_variable
+
+        variables = {}
+        for schema in ARRAYS:
+            array = CheckedArray(schema.shape(self.layout), schema.dtype, partial(self._read, schema))
+            variables[schema.name] = lazy_variable(schema.dims, array, self._array(schema).attrs.asdict())
+        dataset = xr.Dataset(variables, attrs=self._group.attrs.asdict())
         return dataset.isel(sample=np.flatnonzero(self._status == GOOD)) if only_good else dataset
 
     def mean_metric(self) -> npt.NDArray[np.float64]:
@@ -118,8 +137,8 @@ class Sweep:
                 "run the sweep on, or see why its samples are quarantined."
             )
         total = np.zeros((self.layout.latent_dim, self.layout.latent_dim))
-        for shard in self._committed_shards():
-            total += self._read("metric_sum", slice(shard, shard + 1))[0]
+        for shard in sorted(self._committed):
+            total += self._read(BY_NAME["metric_sum"], slice(shard, shard + 1))[0]
         return total / good
 
     def export(self, out: Path | str) -> None:
@@ -134,23 +153,45 @@ class Sweep:
         attributes[ATTRIBUTE] = {**attributes[ATTRIBUTE], "snapshot": self.snapshot}
         with whole_folder(local_path(out)) as temporary:
             copy = make_arrays(LocalStore(temporary), self.layout, attributes)
-            for shard in self._committed_shards():
+            for shard in sorted(self._committed):
                 for schema in SHARD_ARRAYS:
                     rows = schema.rows_of(self.layout, shard)
-                    array_of(copy, schema.name)[rows] = self._read(schema.name, rows)
+                    array_of(copy, schema.name)[rows] = self._read(schema, rows)
 
     @cached_property
     def _status(self) -> npt.NDArray[np.uint8]:
-        return self._read("status")
+        schema, other = BY_NAME["status"], BY_NAME["trace"]
+        status = read(self._array(schema), slice(None), self.path)
+        # A lost chunk of `status` reads as pending; that the shard is there in another array gives it away.
+        for shard in np.unique(np.flatnonzero(status == PENDING) // self.layout.shard_size):
+            if has_chunk(self._session, other, int(shard)):
+                raise damaged(schema.name, self.path, f"shard {shard} is committed, and absent")
+        return status
 
-    def _committed_shards(self) -> Iterator[int]:
-        for shard in range(self.layout.shards):
-            samples = self.layout.samples_of(shard)
-            if (self._status[samples.start : samples.stop] != PENDING).all():
-                yield shard
+    @cached_property
+    def _committed(self) -> frozenset[int]:
+        first_of_each = self._status[:: self.layout.shard_size]  # a shard is committed whole or not at all
+        return frozenset(int(shard) for shard in np.flatnonzero(first_of_each != PENDING))
 
-    def _read(self, name: str, rows: slice = slice(None)) -> npt.NDArray[Any]:
-        return read(array_of(self._group, name), rows, self.path)
+    def _array(self, schema: ArraySchema) -> "zarr.Array[Any]":
+        array = array_of(self._group, schema.name, self.path)
+        if array.shape != schema.shape(self.layout) or array.dtype != np.dtype(schema.dtype):
+            raise damaged(schema.name, self.path, f"found {array.dtype}{list(array.shape)}")
+        return array
+
+    def _read(self, schema: ArraySchema, selection: Any = slice(None)) -> npt.NDArray[Any]:
+        """Read a selection, and make sure that none of it is a fill value in place of a lost result."""
+        values = read(self._array(schema), selection, self.path)
+        rows = selection[0] if isinstance(selection, tuple) else selection
+        wanted = np.atleast_1d(np.arange(schema.shape(self.layout)[0])[rows])
+        for shard in np.unique(wanted // schema.shard_shape(self.layout)[0]):
+            if shard in self._expected(schema) and not has_chunk(self._session, schema, int(shard)):
+                raise damaged(schema.name, self.path, f"shard {shard} is committed, and absent")
+        return values
+
+    def _expected(self, schema: ArraySchema) -> "range | frozenset[int]":
+        """The shards for which the array must hold something."""
+        return range(self.layout.shards) if schema == SAMPLE else self._committed
 
 
 def open_sweep(path: Path | str) -> Sweep:

@@ -13,7 +13,6 @@ import inspect
 import json
 import os
 import pickle
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -307,35 +306,59 @@ def root_group(session: icechunk.Session, path: Path) -> zarr.Group:
     """The root group that a session sees, for reading."""
     try:
         return zarr.open_group(session.store, mode="r", use_consolidated=False)
-    except (icechunk.IcechunkError, FileNotFoundError, ValueError) as error:
+    except FileNotFoundError:
+        raise StoreError(
+            f"{path} is an Icechunk repository without a root group, not a sweep of Pullback (or a damaged one); "
+            "it was left as it is."
+        ) from None
+    except (icechunk.IcechunkError, ValueError) as error:
         raise StoreError(f"{path} cannot be opened ({cause(error)}); it was left as it is.") from error
 
 
-def array_of(group: zarr.Group, name: str) -> "zarr.Array[Any]":
-    """An array of the group, by name."""
-    return cast("zarr.Array[Any]", group[name])
+def array_of(group: zarr.Group, name: str, path: Path | None = None) -> "zarr.Array[Any]":
+    """An array of the group, by name; raises StoreError where its description is damaged."""
+    try:
+        return cast("zarr.Array[Any]", group[name])
+    except Exception as error:  # see `read`
+        raise damaged(name, path or Path(str(group.store)), error) from error
 
 
 def read(array: "zarr.Array[Any]", selection: Any, path: Path) -> npt.NDArray[Any]:
     """Read a selection (slices and integer arrays, one an axis, independently of each other).
 
     Raises:
-        StoreError: what is on disk is damaged or missing; names the array.
+        StoreError: what is on disk is damaged; names the array.
     """
     try:
         return np.asarray(array.oindex[selection])
     except Exception as error:  # Zarr's codecs and Icechunk raise as they like; all of it means the same here
-        raise StoreError(
-            f"the array '{array.basename}' of {path} cannot be read: its data on disk are damaged or missing "
-            f"({cause(error)}). Nothing wrong was returned; the other arrays and samples can still be read. "
-            "Restore the folder from a copy, or run the sweep anew in another folder."
-        ) from error
+        raise damaged(array.basename, path, error) from error
+
+
+def has_chunk(session: icechunk.Session, schema: ArraySchema, shard: int) -> bool:
+    """Whether the array holds anything for the shard. If not, it reads as fill values, without an error."""
+    index = [shard, *(0 for _ in schema.dims[1:])]
+    kind = session.chunk_type(f"/{schema.name}", index)
+    return not str(kind).lower().endswith("uninitialized")  # Icechunk 1 writes the names in capitals, 2 does not
+
+
+def damaged(name: str, path: Path, why: BaseException | str) -> StoreError:
+    """The error to raise where an array's data on disk cannot be trusted."""
+    return StoreError(
+        f"the array '{name}' of {path} cannot be read: its data on disk are damaged or missing "
+        f"({cause(why) if isinstance(why, BaseException) else why}). Nothing wrong was returned; other arrays "
+        "and samples may still be read. Restore the folder from a copy, or run the sweep anew in another folder."
+    )
 
 
 def cause(error: BaseException) -> str:
-    """What an error says, in one line. Icechunk wraps its message into several, of which the last tells."""
-    lines = [re.sub(r"^[\s|x`>-]*\s", "", f" {line}") for line in str(error).splitlines()]
-    return next((line for line in reversed(lines) if line.strip()), type(error).__name__)
+    """What an error says, in one line. Icechunk adds several that only its authors can use."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    first = lines[0].removeprefix("x ")
+    deeper = [line.removeprefix("`-> ") for line in lines if line.startswith("`-> ")]
+    return f"{first}: {deeper[-1]}" if deeper and deeper[-1] != first else first
 
 
 def _missing(path: Path) -> str:

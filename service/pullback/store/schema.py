@@ -204,6 +204,8 @@ SHARD_ARRAYS: tuple[ArraySchema, ...] = (
 ARRAYS: tuple[ArraySchema, ...] = (SAMPLE, *SHARD_ARRAYS)
 """Every array of a sweep's store."""
 
+BY_NAME: Mapping[str, ArraySchema] = {array.name: array for array in ARRAYS}
+
 
 def stored_bytes(layout: Layout) -> int:
     """The size in bytes of every array of the sweep, uncompressed."""

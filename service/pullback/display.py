@@ -1,0 +1,315 @@
+"""What the command line shows: tables, progress, and the JSON forms that other tools rely on.
+
+Pure presentation. Progress is a bar on a terminal; elsewhere (a log file, a job scheduler) it is one line every few
+seconds.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from pullback.analysis import Analysis
+    from pullback.store.reader import Sweep
+    from pullback.sweep.plan import Plan
+    from pullback.sweep.run import Progress as SweepProgress
+
+_LINE_SECONDS = 5.0
+
+
+def plan_dict(plan: "Plan") -> dict[str, Any]:
+    """`pullback plan --json`."""
+    layout = plan.layout
+    return {
+        "name": plan.job.name,
+        "sweep_id": plan.sweep_id,
+        "store": str(plan.job.store_path),
+        "generator": plan.job.generator.name,
+        "distance": plan.job.distance.label,
+        "samples": layout.samples,
+        "latent_dim": layout.latent_dim,
+        "components": layout.components,
+        "shards": layout.shards,
+        "shard_size": layout.shard_size,
+        "workers": plan.workers,
+        "device": plan.device,
+        "batch": plan.fit.batch,
+        "tangents": plan.fit.tangents,
+        "stored_bytes": plan.stored_bytes,
+        "memory_bytes_per_worker": plan.fit.bytes,
+        "seconds_per_sample": plan.seconds_per_code,
+        "seconds": plan.seconds(layout.samples),
+    }
+
+
+def plan_table(plan: "Plan", console: Console) -> None:
+    """`pullback plan`."""
+    layout, fit = plan.layout, plan.fit
+    seconds = plan.seconds(layout.samples)
+    rows = {
+        "sweep": f"{plan.job.name} ({plan.sweep_id})",
+        "metric": f"{plan.job.generator.name} under {plan.job.distance.label}, {plan.job.metric.method}",
+        "samples": f"{layout.samples} codes of n = {layout.latent_dim}, {layout.components} eigenpairs kept of each",
+        "shards": f"{layout.shards} of {layout.shard_size} samples",
+        "workers": f"{plan.workers} on {plan.device}, each {fit.batch} codes × {fit.tangents} tangents at once",
+        "memory": f"about {size(fit.bytes)} a worker beyond the weights, of {size(fit.available)} that it may use",
+        "store": f"{plan.job.store_path}, up to {size(plan.stored_bytes)}",
+    }
+    if seconds is not None and plan.seconds_per_code is not None:
+        rows["time"] = f"about {duration(seconds)} ({plan.seconds_per_code:.2g} s a sample and worker, measured here)"
+    console.print(_two_columns(rows))
+
+
+def sweep_line(plan: "Plan") -> str:
+    """One line that says what is run."""
+    layout = plan.layout
+    return (
+        f"{plan.job.name} ({plan.sweep_id}): {layout.samples} metrics of {escape(plan.job.generator.name)} under "
+        f"{plan.job.distance.label}, {plan.workers} worker{'s' if plan.workers > 1 else ''} on {plan.device}"
+    )
+
+
+def sweep_dict(sweep: "Sweep") -> dict[str, Any]:
+    """`pullback show --json`."""
+    provenance = sweep.provenance
+    return {
+        "name": sweep.name,
+        "path": str(sweep.path),
+        "sweep_id": provenance["sweep_id"],
+        "snapshot": sweep.snapshot,
+        "samples": sweep.status().as_dict(),
+        "quarantine_reasons": sweep.reasons(),
+        "generator": provenance["generator"],
+        "distance": provenance["distance"],
+        "latent_dim": sweep.layout.latent_dim,
+        "components": sweep.layout.components,
+        "shards": sweep.layout.shards,
+        "spec": provenance["spec"],
+        "weights": provenance["weights"],
+        "conventions": provenance["conventions"],
+        "versions": provenance["versions"],
+        "created": provenance["created"],
+    }
+
+
+def sweep_table(sweep: "Sweep", console: Console) -> None:
+    """`pullback show`."""
+    content = sweep_dict(sweep)
+    samples = content["samples"]
+    reasons = ", ".join(f"{count} {name.lower()}" for name, count in content["quarantine_reasons"].items())
+    rows = {
+        "sweep": f"{content['name']} ({content['sweep_id']})",
+        "path": content["path"],
+        "samples": f"{samples['good']} good of {samples['planned']} planned, {samples['pending']} pending, "
+        f"{samples['quarantined']} quarantined{f' ({reasons})' if reasons else ''}",
+        "generator": content["generator"],
+        "distance": content["distance"],
+        "latent size": f"{content['latent_dim']}, {content['components']} eigenpairs kept",
+        "snapshot": content["snapshot"],
+        "created": f"{content['created']} with {_pairs(content['versions'])}",
+        "weights": "\n".join(f"{name}: {digest}" for name, digest in content["weights"].items()),
+        "spec": "\n".join(f"{key}: {_pairs(value)}" for key, value in content["spec"].items()),
+    }
+    console.print(_two_columns(rows))
+
+
+def sweeps_table(sweeps: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """`pullback ls`."""
+    table = _table("name", "generator", "distance", ">n", ">good", ">pending", ">quarantined", "path")
+    for sweep in sweeps:
+        samples = sweep["samples"]
+        counts = [f"{samples['good']}/{samples['planned']}", str(samples["pending"]), str(samples["quarantined"])]
+        table.add_row(
+            *map(escape, (sweep["name"], sweep["generator"], sweep["distance"], str(sweep["latent_dim"]))),
+            *counts,
+            escape(sweep["path"]),
+        )
+    console.print(table)
+
+
+def analysis_table(analysis: "Analysis", sweep: "Sweep", console: Console) -> None:
+    """`pullback analyze`."""
+    content = analysis.to_json()
+    console.print(
+        f"[bold]{escape(content['name'])}[/]: {content['samples']} metrics of {escape(sweep.provenance['generator'])} "
+        f"under {sweep.provenance['distance']}, n = {sweep.layout.latent_dim}"
+    )
+    shares = _table("share of the trace", ">ranks below it", ">95 % interval", ">ranks needed", title="Anisotropy")
+    for share, dim in content["anisotropy"]["dim"].items():
+        shares.add_row(
+            f"{100 * float(share):g} %", str(dim["below"]), _interval(dim["below_ci95"], 0), _none(dim["needed"])
+        )
+    console.print(shares)
+    pairs = content["homogeneity"]["pairs"]
+    likeness = _table("", ">mean", ">95 % interval", ">std", ">median", title=f"Homogeneity, {pairs} pairs")
+    for key, label in (("log", "C_log"), ("linear", "C_lin")):
+        row = content["homogeneity"][key]
+        likeness.add_row(
+            label,
+            *(_none(row[k]) for k in ("mean",)),
+            _interval(row["ci95"], 3),
+            _none(row["std"]),
+            _none(row["median"]),
+        )
+    console.print(likeness)
+    spectrum = _table(
+        ">rank",
+        ">mean eigenvalue",
+        ">5–95 % of points",
+        ">eigenvalue of the mean metric",
+        ">95 % interval",
+        title="Spectrum",
+    )
+    mean, band = content["anisotropy"]["mean_spectrum"], content["anisotropy"]["band"]
+    of_mean = content["mean_metric"]
+    for rank in _telling_ranks(len(mean)):
+        spectrum.add_row(
+            str(rank + 1),
+            f"{mean[rank]:.3g}",
+            _interval((band["p5"][rank], band["p95"][rank]), None),
+            f"{of_mean['eigenvalues'][rank]:.3g}" if rank < len(of_mean["eigenvalues"]) else "",
+            _interval((of_mean["ci95"][0][rank], of_mean["ci95"][1][rank]), None)
+            if rank < len(of_mean["eigenvalues"])
+            else "",
+        )
+    console.print(spectrum)
+
+
+def generators_table(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """`pullback generators list`."""
+    table = _table("name", "what", ">n", ">image", "weights", "classes")
+    for row in rows:
+        weights = row["weights"] if row["here"] else f"{row['weights']} (missing)"
+        image = f"{row['image_size']} × {row['image_size']}"
+        table.add_row(row["name"], row["what"], str(row["latent_dim"]), image, weights, ", ".join(row["classes"]))
+    console.print(table)
+
+
+def weights_table(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """`pullback weights list`."""
+    table = _table("name", "what", "licence", "where")
+    for row in rows:
+        table.add_row(row["name"], row["what"], row["licence"], escape(row["path"] or "missing"))
+    console.print(table)
+
+
+@contextmanager
+def waiting(console: Console, what: str) -> Iterator[None]:
+    """A spinner on a terminal, nothing elsewhere."""
+    if console.is_terminal:
+        with console.status(escape(what)):
+            yield
+    else:
+        yield
+
+
+@contextmanager
+def sweep_progress(console: Console) -> Iterator[Callable[["SweepProgress"], None]]:
+    """A report for `run_sweep`: samples done, rate, time left and quarantined."""
+    with _bar_or_lines(console, "samples") as show:
+        began = 0.0
+
+        def report(progress: "SweepProgress") -> None:
+            nonlocal began
+            began = began or time.monotonic()
+            computed = progress.done - progress.started_with
+            rate = computed / (time.monotonic() - began) if computed else 0.0
+            note = f"{rate:.2f}/s" if rate else "starting workers"
+            if rate and progress.done < progress.planned:
+                note += f", {duration((progress.planned - progress.done) / rate)} left"
+            show(progress.done, progress.planned, f"{note}, {progress.quarantined} quarantined")
+
+        yield report
+
+
+@contextmanager
+def counting(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """A report of how many of how many are done."""
+    with _bar_or_lines(console, what) as show:
+        yield lambda done, total: show(done, total, "")
+
+
+@contextmanager
+def _bar_or_lines(console: Console, what: str) -> Iterator[Callable[[int, int, str], None]]:
+    if console.is_terminal:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
+            task = progress.add_task(what, total=None, note="")
+            yield lambda done, total, note: progress.update(task, completed=done, total=total, note=note)
+        return
+    last = 0.0
+
+    def line(done: int, total: int, note: str) -> None:
+        nonlocal last
+        if last and done < total and time.monotonic() - last < _LINE_SECONDS:
+            return
+        last = time.monotonic()
+        console.print(f"{what}: {done} of {total}{f', {note}' if note else ''}")
+
+    yield line
+
+
+def size(count: float) -> str:
+    """Bytes for a reader: `12.3 MiB`."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.3g} TiB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for a reader: `42 s`, `3 min 20 s`, `2 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{max(whole, 1)} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _telling_ranks(count: int) -> list[int]:
+    wanted = [0, 1, 2, 3, 4, 5, 9, 19, 49, count // 2, 99, 199, 499, 999, count - 1]
+    return sorted({rank for rank in wanted if 0 <= rank < count})
+
+
+def _interval(ends: Sequence[float | None], digits: int | None) -> str:
+    return " – ".join("?" if end is None else f"{end:.3g}" if digits is None else f"{end:.{digits}f}" for end in ends)
+
+
+def _none(value: float | None) -> str:
+    return "not reached" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"
+
+
+def _pairs(content: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in content.items() if value is not None)
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    """A plain table; a column whose heading begins with `>` is aligned to the right."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(
+            column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold"
+        )
+    return table
+
+
+def _two_columns(rows: Mapping[str, str]) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for key, value in rows.items():
+        table.add_row(key, escape(value))
+    return table
