@@ -179,7 +179,9 @@ def report(
     analysis = Analysis.load(opened) or _analyze(opened, draws=1000)
     target = out if out is not None else opened.path.with_name(f"{opened.path.name}.report.html")
     with display.waiting(err, "walking along the axes and drawing"):
-        write_report(opened, analysis, target)
+        missing = write_report(opened, analysis, target)
+    if missing is not None:
+        err.print(f"[yellow]without image strips:[/] {escape(missing)}")
     err.print(f"the report is {escape(str(target))}")
 
 

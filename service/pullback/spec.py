@@ -7,7 +7,9 @@ Leaves to others: whether the weights exist, the work fits into memory and the s
 the syntax of YAML itself (`yaml_reader`).
 """
 
+import datetime
 import difflib
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -130,6 +132,7 @@ class JobSpec(_Model):
     """One job: which metrics of which generator under which distance, and where they go."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
+    """Letters, digits, `_`, `.` and `-`, at most 100, the first a letter or a digit."""
     generator: GeneratorSpec
     distance: DistanceSpec
     metric: MetricSpec = MetricSpec()
@@ -193,6 +196,7 @@ _TYPES = {
     "float_type": "a number",
     "finite_number": "a finite number",
     "string_type": "text",
+    "string_too_short": "text",
     "bool_type": "true or false",
     "model_type": "a mapping of keys to values",
     "model_attributes_type": "a mapping of keys to values",
@@ -203,7 +207,9 @@ _BOUNDS = {
     "less_than_equal": ("le", "at most"),
     "greater_than": ("gt", "greater than"),
 }
-_EXPONENT = re.compile(r"^([+-]?\d+)(\.\d*)?[eE]([+-]?)(\d+)$")
+_EXPONENT = re.compile(r"^([+-]?)(\d*)(\.\d*)?[eE]([+-]?)(\d+)$")
+_LONGEST_NAME = 100
+_LONGEST_SHOWN = 80
 
 
 def explain(error: ValidationError, within: tuple[str, ...] = ()) -> list[str]:
@@ -241,26 +247,31 @@ def _sentence(detail: Mapping[str, Any], loc: Sequence[str | int]) -> str:
         expected = str(context.get("expected", context.get("expected_tags", "")))
         options = re.findall(r"'([^']*)'", expected)
         mixed = bool(alternatives) and kind == "literal_error"
-        text_hint = _number_hint(value) if mixed else ""
+        text_hint = _number_hint(value, whole="whole" in alternatives) if mixed else ""
         rest = f" or {alternatives}" if mixed else ""
-        return f"{path}: {given!r} is not one of {', '.join(options)}{rest}{nearest(str(given), options)}{text_hint}"
+        return f"{path}: {_shown(given)} is not one of {', '.join(options)}{rest}{nearest(str(given), options)}{text_hint}"
     if kind in _TYPES:
-        wanted = f"{_TYPES[kind]} is needed, not {_describe(value)}"
-        return f"{path}: {wanted}{_number_hint(value) if kind.startswith(('int', 'float')) else ''}"
+        hint = _number_hint(value, whole=kind.startswith("int")) if kind.startswith(("int", "float")) else ""
+        return f"{path}: {_TYPES[kind]} is needed, not {_describe(value)}{hint}"
     if kind in _BOUNDS:
         key, words = _BOUNDS[kind]
         bound = context[key]
         tip = "" if key == "gt" else f"; the nearest valid value is {bound}"
-        return f"{path}: must be {words} {bound}, not {value!r}{tip}"
+        return f"{path}: must be {words} {bound}, not {_shown(value)}{tip}"
     if kind == "string_pattern_mismatch":
-        return f"{path}: {value!r} may have letters, digits, '_', '.' and '-' only{_clean_name(value)}"
+        return (
+            f"{path}: {_shown(value)} may have letters, digits, '_', '.' and '-' only, at most {_LONGEST_NAME} of them, "
+            f"the first a letter or a digit{_clean_name(value)}"
+        )
+    if kind == "invalid_key":
+        return f"{path}: a key must be text, not {_describe(value)}; put it in quotes if it is meant"
     if kind == "value_error":
         return f"{path}: {context['error']}"
     return f"{path}: {detail['msg']} (got {_describe(value)})"
 
 
 def _clean_name(value: Any) -> str:
-    cleaned = re.sub(r"[^A-Za-z0-9_.-]+", "-", str(value)).strip("-._")
+    cleaned = re.sub(r"[^A-Za-z0-9_.-]+", "-", str(value)).strip("-._")[:_LONGEST_NAME]
     return f"; the nearest valid value is {cleaned!r}" if cleaned else ""
 
 
@@ -270,26 +281,39 @@ def _describe(value: Any) -> str:
     if isinstance(value, bool):
         return f"{str(value).lower()} (put a word that YAML reads as true or false in quotes)"
     if isinstance(value, str):
-        return f"the text {value!r}"
+        return f"the text {_shown(value)}"
     if isinstance(value, Mapping):
         return "a mapping"
-    return f"{value!r}"
+    if isinstance(value, datetime.date):
+        return f"the date {value} (put it in quotes)"
+    return _shown(value)
 
 
-def _number_hint(value: Any) -> str:
+def _shown(value: Any) -> str:
+    """The value as Python writes it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
+
+
+def _number_hint(value: Any, whole: bool = False) -> str:
     """How to write a number that YAML took for text."""
     if not isinstance(value, str):
         return ""
-    exponent = _EXPONENT.match(value.strip())
-    if exponent:
-        digits, fraction, sign, power = exponent.groups()
-        fraction = fraction if fraction and len(fraction) > 1 else ".0"
-        return f"; YAML reads {value} as text: write {digits}{fraction}e{sign or '+'}{power}"
+    text = value.strip()
     try:
-        float(value)
+        number = float(text)
     except ValueError:
         return ""
-    return "; write it without quotes"
+    if not math.isfinite(number):
+        return ""
+    if whole:
+        return f"; write {int(number)}" if number.is_integer() else ""
+    exponent = _EXPONENT.match(text)
+    if not exponent:
+        return f"; write {number!r}, without quotes"
+    sign, digits, fraction, power_sign, power = exponent.groups()
+    fraction = fraction if fraction and len(fraction) > 1 else ".0"
+    return f"; YAML reads {value} as text: write {sign}{digits or '0'}{fraction}e{power_sign or '+'}{power}"
 
 
 def _walk(loc: Sequence[str | int]) -> tuple[list[str], type[BaseModel] | None, str]:

@@ -1,7 +1,8 @@
 """Plain, bounded YAML: the subset of it that a job may use.
 
-PyYAML keeps the last of two equal keys and expands aliases without bound, both silently. Here duplicate keys,
-aliases, several documents and oversized files are problems, reported with their line.
+PyYAML keeps the last of two equal keys, merges mappings (`<<`) and expands aliases without bound, all silently. Here
+duplicate keys, merge keys, aliases, tags (`!!set`), several documents, oversized files and whole numbers beyond 64 bits
+are problems, reported with their line or path.
 Leaves to others: what the values mean (`spec`).
 """
 
@@ -13,6 +14,8 @@ import yaml
 MAX_BYTES = 64 * 1024
 """Jobs are a few hundred bytes; a file beyond this is not a job."""
 _MAX_DEPTH = 20
+_MAX_BITS = 63
+_MERGE = "tag:yaml.org,2002:merge"
 
 
 def read_yaml(path: Path) -> tuple[Any, list[str]]:
@@ -39,13 +42,13 @@ def read_yaml(path: Path) -> tuple[Any, list[str]]:
 def parse_yaml(text: str) -> tuple[Any, list[str]]:
     """As `read_yaml`, for text already read."""
     try:
-        problems = _aliases(text)
+        problems = _forbidden(text)
         if problems:
             return None, problems
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if node is None:
             return None, ["it is empty; see jobs/quickstart.yaml for a complete job"]
-        problems = _duplicate_keys(node, "")
+        problems = _wrong_keys(node, "")
         content = yaml.load(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
@@ -55,26 +58,32 @@ def parse_yaml(text: str) -> tuple[Any, list[str]]:
         return None, [f"not valid YAML: {' '.join(str(error).split())}"]
     if not isinstance(content, dict):
         return None, [f"the job must be a mapping of keys to values, not {type(content).__name__}"]
-    return content, problems
+    oversized = _oversized_numbers(content, "")
+    return (None, problems + oversized) if oversized else (content, problems)
 
 
-def _aliases(text: str) -> list[str]:
-    """Aliases and nesting are looked for in the event stream, before anything is built from it."""
+def _forbidden(text: str) -> list[str]:
+    """Aliases, tags and nesting are looked for in the event stream, before anything is built from it.
+
+    PyYAML's constructors of tagged values (`!!bool x`, `!!int ''`) fail with errors of any type.
+    """
     problems: list[str] = []
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         line = event.start_mark.line + 1 if event.start_mark else 0
         if isinstance(event, yaml.AliasEvent):
             problems.append(f"line {line}: aliases (*{event.anchor}) are not allowed; write it out")
+        elif getattr(event, "tag", None) is not None:
+            problems.append(f"line {line}: tags ({event.tag}) are not allowed; write the plain value")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _MAX_DEPTH:
             return [f"line {line}: nested more than {_MAX_DEPTH} deep"]
     return problems
 
 
-def _duplicate_keys(node: yaml.Node, path: str) -> list[str]:
+def _wrong_keys(node: yaml.Node, path: str) -> list[str]:
     if isinstance(node, yaml.SequenceNode):
-        return [problem for item in node.value for problem in _duplicate_keys(item, path)]
+        return [problem for item in node.value for problem in _wrong_keys(item, path)]
     if not isinstance(node, yaml.MappingNode):
         return []
     problems: list[str] = []
@@ -83,8 +92,25 @@ def _duplicate_keys(node: yaml.Node, path: str) -> list[str]:
         name = str(key.value)
         here = f"{path}.{name}" if path else name
         line = key.start_mark.line + 1
+        if key.tag == _MERGE:
+            problems.append(f"{here}: merge keys (line {line}) are not allowed; write the keys out")
         if name in first_line:
             problems.append(f"{here}: the key stands twice, on lines {first_line[name]} and {line}; keep one")
         first_line.setdefault(name, line)
-        problems += _duplicate_keys(value, here)
+        problems += _wrong_keys(value, here)
+    return problems
+
+
+def _oversized_numbers(content: Any, path: str) -> list[str]:
+    """Whole numbers too long for JSON readers, and for Python to print."""
+    if isinstance(content, int):
+        return [f"{path}: a whole number has more than {_MAX_BITS} bits"] if content.bit_length() > _MAX_BITS else []
+    if isinstance(content, list):
+        return [problem for item in content for problem in _oversized_numbers(item, path)]
+    problems: list[str] = []
+    for key, value in content.items() if isinstance(content, dict) else ():
+        large = _oversized_numbers(key, path or "the job")
+        problems += large
+        if not large:
+            problems += _oversized_numbers(value, f"{path}.{key}" if path else str(key))
     return problems

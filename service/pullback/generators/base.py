@@ -47,6 +47,18 @@ class Generator(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must implement forward(z, condition)")
 
 
+def images_of(generator: nn.Module, z: Tensor, condition: Tensor | None = None) -> Tensor:
+    """Images [batch, 3, height, width] of codes [batch, n]; a generator without classes is given its codes alone."""
+    images: Tensor = generator(z) if condition is None else generator(z, condition)
+    return images
+
+
+def any_condition(generator: nn.Module, batch: int, device: torch.device) -> Tensor | None:
+    """Class indices [batch] to try a generator with: its classes in turn, or None where it has none."""
+    condition = class_indices(generator, CYCLE if getattr(generator, "classes", ()) else None, range(batch))
+    return None if condition is None else condition.to(device)
+
+
 def class_indices(generator: nn.Module, condition: Any, samples: Sequence[int] | range) -> Tensor | None:
     """The class index of each sample, or None for a generator without classes.
 

@@ -14,9 +14,9 @@ from torch import nn
 
 from pullback.errors import PullbackError, SpecError, WeightsError
 from pullback.generators import dcgan
-from pullback.generators.base import class_indices
+from pullback.generators.base import any_condition, images_of
 from pullback.generators.weights import locate, sha256_of
-from pullback.spec import CYCLE, nearest
+from pullback.spec import nearest
 
 
 class ZooEntry(BaseModel):
@@ -144,10 +144,9 @@ def check_generator(generator: nn.Module, name: str) -> None:
         )
     like = next(generator.parameters(), torch.empty(0))
     z = torch.randn(2, latent_dim, generator=torch.Generator().manual_seed(0)).to(like)
-    condition = class_indices(generator, CYCLE if getattr(generator, "classes", ()) else None, range(2))
-    arguments = (z,) if condition is None else (z, condition.to(z.device))
+    condition = any_condition(generator, 2, z.device)
     try:
-        images, again = generator(*arguments), generator(*arguments)
+        images, again = images_of(generator, z, condition), images_of(generator, z, condition)
     except Exception as error:
         raise PullbackError(f"{name} failed on codes {tuple(z.shape)}: {type(error).__name__}: {error}") from error
     if not isinstance(images, torch.Tensor) or images.dim() != 4 or images.shape[:2] != (2, 3):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import jvp, vmap
 
 from pullback.distances.base import ResidualDistance
+from pullback.generators.base import images_of
 
 Features = Callable[[Tensor], Tensor]
 """A map from latent codes [batch, n] to residual features [batch, m], sample by sample."""
@@ -22,8 +23,7 @@ def feature_map(generator: nn.Module, distance: ResidualDistance, condition: Ten
     """r∘G: latent codes [batch, n] to residual features [batch, m], for classes [batch] where G has classes."""
 
     def features(z: Tensor) -> Tensor:
-        images = generator(z) if condition is None else generator(z, condition)
-        return distance.residual(images)
+        return distance.residual(images_of(generator, z, condition))
 
     return features
 

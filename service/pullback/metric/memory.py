@@ -16,9 +16,8 @@ from torch.utils._pytree import tree_leaves
 
 from pullback.distances.base import ResidualDistance
 from pullback.errors import MemoryPlanError
-from pullback.generators.base import class_indices
+from pullback.generators.base import any_condition, images_of
 from pullback.metric.gauss_newton import BLOCK
-from pullback.spec import CYCLE
 
 GIB = 2**30
 _LIVE = 6
@@ -95,12 +94,12 @@ def footprint(generator: nn.Module, distance: ResidualDistance) -> Footprint:
     like = next(generator.parameters(), torch.empty(0))
     latent_dim = int(generator.latent_dim)  # type: ignore[arg-type]
     z = torch.zeros(1, latent_dim, dtype=like.dtype, device=like.device)
-    condition = class_indices(generator, CYCLE if getattr(generator, "classes", ()) else None, range(1))
-    images = generator(z) if condition is None else generator(z, condition.to(z.device))
+    condition = any_condition(generator, 1, z.device)
+    images = images_of(generator, z, condition)
     with _LargestOutput() as in_distance:
         residual = distance.residual(images)
     with _LargestOutput() as in_generator:
-        generator(z) if condition is None else generator(z, condition.to(z.device))
+        images_of(generator, z, condition)
     largest = max(in_distance.bytes, in_generator.bytes)
     return Footprint(latent_dim, residual.shape[1], largest, residual.element_size())
 

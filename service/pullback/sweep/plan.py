@@ -24,7 +24,7 @@ from torch import nn
 
 from pullback.distances import ResidualDistance, build_distance
 from pullback.errors import MemoryPlanError, PullbackError, SpecError
-from pullback.generators import class_indices, load_generator
+from pullback.generators import any_condition, class_indices, load_generator
 from pullback.generators.zoo import resolve_device
 from pullback.metric.jacobian import feature_map, jacobian
 from pullback.metric.memory import GIB, Fit, fit, free_bytes
@@ -156,15 +156,11 @@ def _load(job: JobSpec, problems: list[str]) -> tuple[nn.Module, ResidualDistanc
         return None
     try:
         n = int(generator.latent_dim)  # type: ignore[arg-type]
-        feature_map(generator, distance, _any_class(generator, device))(torch.zeros(1, n, device=device))
+        feature_map(generator, distance, any_condition(generator, 1, device))(torch.zeros(1, n, device=device))
     except (ValueError, RuntimeError) as error:
         problems.append(f"distance: it cannot measure the images of {job.generator.name}: {error}")
         return None
     return generator, distance, device
-
-
-def _any_class(generator: nn.Module, device: torch.device) -> torch.Tensor | None:
-    return torch.zeros(1, dtype=torch.int64, device=device) if getattr(generator, "classes", ()) else None
 
 
 def _as_problems(error: PullbackError, path: str) -> list[str]:
@@ -244,11 +240,7 @@ def _time_per_code(generator: nn.Module, distance: ResidualDistance, chosen: Fit
     """Seconds for one code, from a few tangents pushed through for one batch, as a worker would."""
     n = int(generator.latent_dim)  # type: ignore[arg-type]
     few = min(chosen.tangents, n)
-    features = feature_map(
-        generator,
-        distance,
-        None if not getattr(generator, "classes", ()) else torch.zeros(chosen.batch, dtype=torch.int64, device=device),
-    )
+    features = feature_map(generator, distance, any_condition(generator, chosen.batch, device))
     z = torch.randn(chosen.batch, n, generator=torch.Generator().manual_seed(0)).to(device)
 
     def piece(codes: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,108 @@
+"""Images along the axes of the mean metric: the picture of what the spectrum claims.
+
+Codes of the sweep are moved linearly along an eigenvector of the mean metric, z + μv, by the same steps along every
+axis, so that the eye compares axes of large and small eigenvalues fairly.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pullback.analysis import Analysis
+from pullback.distances import ResidualDistance
+from pullback.generators import images_of
+from pullback.metric.jacobian import exact_arithmetic
+from pullback.spec import JobSpec
+from pullback.store.reader import Sweep
+from pullback.sweep.plan import load_parts
+
+FACES = 3
+"""How many codes are moved."""
+STEPS = 7
+"""Images in a strip, the unmoved one in the middle."""
+REACH = 0.45
+"""The largest step, relative to the mean norm of the codes; 4.5 for a DCGAN's codes of norm 10 (Wang & Ponce)."""
+
+
+@dataclass(frozen=True)
+class Strips:
+    """Images along axes.
+
+    Attributes:
+        samples: the sweep's sample of each strip's code [codes].
+        ranks: the rank of each axis in the mean metric, from 0 [axes].
+        eigenvalues: the mean metric's eigenvalue of each axis [axes].
+        steps: μ [steps], in latent units.
+        images: [codes, axes, steps, height, width, 3] in [0, 1].
+        distances: D² to the unmoved image [codes, axes, steps].
+        distance: the distance's name.
+    """
+
+    samples: list[int]
+    ranks: list[int]
+    eigenvalues: NDArray[np.float64]
+    steps: NDArray[np.float64]
+    images: NDArray[np.float32]
+    distances: NDArray[np.float64]
+    distance: str
+
+    @property
+    def change_at_the_ends(self) -> NDArray[np.float64]:
+        """Mean D² over codes and both ends, of each axis [axes]."""
+        mean: NDArray[np.float64] = self.distances[:, :, [0, -1]].mean(axis=(0, 2))
+        return mean
+
+
+def telling_ranks(axes: int) -> list[int]:
+    """The first six axes, one in the middle and the last."""
+    return sorted({*range(min(6, axes)), (axes - 1) // 2, axes - 1})
+
+
+def walk(sweep: Sweep, analysis: Analysis) -> Strips:
+    """Generate the strips of a sweep.
+
+    Raises:
+        PullbackError: the sweep's generator or distance cannot be loaded on this machine.
+    """
+    job = JobSpec.model_validate({"name": "report", **sweep.provenance["spec"]})
+    generator, distance = load_parts(job, "auto")
+    device = next(distance.buffers(), torch.empty(0)).device
+    good = sweep.dataset().isel(sample=slice(0, FACES))
+    codes = good["latent"].values
+    ranks = telling_ranks(analysis.mean_metric.eigenvectors.shape[0])
+    axes = analysis.mean_metric.eigenvectors[ranks]
+    reach = REACH * float(np.linalg.norm(codes, axis=1).mean())
+    steps = np.linspace(-reach, reach, STEPS)
+    images, distances = [], []
+    for code, class_index in zip(codes, good["condition"].values, strict=True):
+        moved = code + steps[:, None] * axes[:, None, :]
+        pairs = [_images(generator, distance, strip, int(class_index), device) for strip in moved]
+        images.append([pair[0] for pair in pairs])
+        distances.append([pair[1] for pair in pairs])
+    return Strips(
+        samples=[int(sample) for sample in good["sample"].values],
+        ranks=ranks,
+        eigenvalues=analysis.mean_metric.eigenvalues[ranks],
+        steps=steps,
+        images=np.array(images, np.float32),
+        distances=np.array(distances, np.float64),
+        distance=str(sweep.provenance["distance"]),
+    )
+
+
+def _images(
+    generator: torch.nn.Module,
+    distance: ResidualDistance,
+    strip: NDArray[np.float64],
+    class_index: int,
+    device: torch.device,
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """The images of one strip [steps, height, width, 3], and their distances to the middle one."""
+    z = torch.as_tensor(strip, dtype=torch.float32, device=device)
+    with torch.no_grad(), exact_arithmetic():
+        made = images_of(generator, z, None if class_index < 0 else torch.full((len(z),), class_index, device=device))
+        middle = made[len(z) // 2 : len(z) // 2 + 1]
+        changes = distance(made, middle)
+    return made.clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy(), changes.double().cpu().numpy()
