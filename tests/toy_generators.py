@@ -1,5 +1,7 @@
 """Small generators with known metrics, registered nowhere: jobs name them `toy_generators:factory`."""
 
+import time
+
 import torch
 from torch import Tensor, nn
 
@@ -40,6 +42,20 @@ class Classes(Linear):
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         assert condition is not None
         return 0.5 + (1 + condition.to(z)).view(-1, 1, 1, 1) * (super().forward(z) - 0.5)
+
+
+class Slow(Smooth):
+    """As `Smooth`, and slow enough to be interrupted: every forward pass sleeps."""
+
+    name = "slow"
+
+    def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        time.sleep(0.05)
+        return super().forward(z)
+
+
+def slow() -> Slow:
+    return Slow()
 
 
 def linear() -> Linear:

@@ -9,6 +9,7 @@ import json
 import signal
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -47,8 +48,7 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 def main() -> None:
     """Run the command line; every error that Pullback raises on purpose becomes one message and an exit code."""
-    # A job scheduler's SIGTERM is treated like Ctrl-C: what is done is committed.
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         app()
     except PullbackError as error:
@@ -59,6 +59,11 @@ def main() -> None:
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:  # `pullback ls | head`
         sys.exit(1)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Treat a job scheduler's SIGTERM like Ctrl-C: what is done is committed."""
+    raise KeyboardInterrupt
 
 
 @app.command()

@@ -213,14 +213,14 @@ def waiting(console: Console, what: str) -> Iterator[None]:
 def sweep_progress(console: Console) -> Iterator[Callable[["SweepProgress"], None]]:
     """A report for `run_sweep`: samples done, rate, time left and quarantined."""
     with _bar_or_lines(console, "samples") as show:
-        began = 0.0
+        first: tuple[float, int] | None = None  # rates are counted from the first result: starting workers is no work
 
         def report(progress: "SweepProgress") -> None:
-            nonlocal began
-            began = began or time.monotonic()
-            computed = progress.done - progress.started_with
-            rate = computed / (time.monotonic() - began) if computed else 0.0
-            note = f"{rate:.2f}/s" if rate else "starting workers"
+            nonlocal first
+            now, computed = time.monotonic(), progress.done - progress.started_with
+            first = first or ((now, computed) if computed else None)
+            rate = (computed - first[1]) / (now - first[0]) if first and computed > first[1] else 0.0
+            note = f"{rate:.2f}/s" if rate else "computing" if computed else "starting workers"
             if rate and progress.done < progress.planned:
                 note += f", {duration((progress.planned - progress.done) / rate)} left"
             show(progress.done, progress.planned, f"{note}, {progress.quarantined} quarantined")

@@ -196,7 +196,6 @@ _TYPES = {
     "float_type": "a number",
     "finite_number": "a finite number",
     "string_type": "text",
-    "string_too_short": "text",
     "bool_type": "true or false",
     "model_type": "a mapping of keys to values",
     "model_attributes_type": "a mapping of keys to values",
@@ -249,7 +248,10 @@ def _sentence(detail: Mapping[str, Any], loc: Sequence[str | int]) -> str:
         mixed = bool(alternatives) and kind == "literal_error"
         text_hint = _number_hint(value, whole="whole" in alternatives) if mixed else ""
         rest = f" or {alternatives}" if mixed else ""
-        return f"{path}: {_shown(given)} is not one of {', '.join(options)}{rest}{nearest(str(given), options)}{text_hint}"
+        listed = f"{', '.join(options)}{rest}"
+        return f"{path}: {_shown(given)} is not one of {listed}{nearest(str(given), options)}{text_hint}"
+    if kind == "string_too_short":
+        return f"{path}: it must not be empty"
     if kind in _TYPES:
         hint = _number_hint(value, whole=kind.startswith("int")) if kind.startswith(("int", "float")) else ""
         return f"{path}: {_TYPES[kind]} is needed, not {_describe(value)}{hint}"
@@ -260,7 +262,7 @@ def _sentence(detail: Mapping[str, Any], loc: Sequence[str | int]) -> str:
         return f"{path}: must be {words} {bound}, not {_shown(value)}{tip}"
     if kind == "string_pattern_mismatch":
         return (
-            f"{path}: {_shown(value)} may have letters, digits, '_', '.' and '-' only, at most {_LONGEST_NAME} of them, "
+            f"{path}: {_shown(value)} may have letters, digits, '_', '.' and '-' only, at most {_LONGEST_NAME}, "
             f"the first a letter or a digit{_clean_name(value)}"
         )
     if kind == "invalid_key":
@@ -307,7 +309,7 @@ def _number_hint(value: Any, whole: bool = False) -> str:
     if not math.isfinite(number):
         return ""
     if whole:
-        return f"; write {int(number)}" if number.is_integer() else ""
+        return f"; write {int(number)}" if number.is_integer() and abs(number) < 1e15 else ""
     exponent = _EXPONENT.match(text)
     if not exponent:
         return f"; write {number!r}, without quotes"

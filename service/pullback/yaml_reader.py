@@ -15,7 +15,7 @@ MAX_BYTES = 64 * 1024
 """Jobs are a few hundred bytes; a file beyond this is not a job."""
 _MAX_DEPTH = 20
 _MAX_BITS = 63
-_MERGE = "tag:yaml.org,2002:merge"
+_YAML_TAG = "tag:yaml.org,2002:"
 
 
 def read_yaml(path: Path) -> tuple[Any, list[str]]:
@@ -73,8 +73,10 @@ def _forbidden(text: str) -> list[str]:
         line = event.start_mark.line + 1 if event.start_mark else 0
         if isinstance(event, yaml.AliasEvent):
             problems.append(f"line {line}: aliases (*{event.anchor}) are not allowed; write it out")
-        elif getattr(event, "tag", None) is not None:
-            problems.append(f"line {line}: tags ({event.tag}) are not allowed; write the plain value")
+        tag = getattr(event, "tag", None)
+        if tag is not None:
+            short = tag.replace(_YAML_TAG, "!!")
+            problems.append(f"line {line}: tags ({short}) are not allowed; write the plain value")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _MAX_DEPTH:
             return [f"line {line}: nested more than {_MAX_DEPTH} deep"]
@@ -92,7 +94,7 @@ def _wrong_keys(node: yaml.Node, path: str) -> list[str]:
         name = str(key.value)
         here = f"{path}.{name}" if path else name
         line = key.start_mark.line + 1
-        if key.tag == _MERGE:
+        if key.tag == f"{_YAML_TAG}merge":
             problems.append(f"{here}: merge keys (line {line}) are not allowed; write the keys out")
         if name in first_line:
             problems.append(f"{here}: the key stands twice, on lines {first_line[name]} and {line}; keep one")

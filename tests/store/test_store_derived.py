@@ -63,9 +63,20 @@ def test_a_part_of_a_sweep_can_be_kept(tmp_path: Path) -> None:
     assert [sweep.name for sweep in list_sweeps(tmp_path)] == ["sweep"]
 
 
+def test_a_part_of_an_export_can_be_kept(tmp_path: Path) -> None:
+    # Its encoding, chunks and shards included, is that of the export, and does not fit the part.
+    filled(tmp_path / "sweep")
+    open_sweep(tmp_path / "sweep").export(tmp_path / "out.zarr")
+    export = xr.open_zarr(tmp_path / "out.zarr", consolidated=False, chunks=None)
+    part = export[["eigenvector", "trace"]].isel(sample=[0, 5, 9], component=slice(3))
+    save_derived(tmp_path / "sweep", "part", part)
+    xr.testing.assert_identical(load_derived(tmp_path / "sweep", "part"), part.load())
+
+
 def test_a_flipped_byte_of_a_result_is_reported_not_returned(tmp_path: Path) -> None:
-    path = save_derived(tmp_path / "sweep", "analysis", RESULT)
-    flip_byte(path / "spectrum" / "c" / "0", 30)
+    noise = np.random.default_rng(0).bytes(400)  # incompressible, so that zstd does not notice the flip by chance
+    path = save_derived(tmp_path / "sweep", "analysis", xr.Dataset({"noise": ("byte", np.frombuffer(noise, np.uint8))}))
+    flip_byte(path / "noise" / "c" / "0", 200)
     with pytest.raises(StoreError, match="compute the result again"):
         load_derived(tmp_path / "sweep", "analysis")
 

@@ -27,7 +27,8 @@ def test_a_failure_leaves_nothing_not_even_the_parents(tmp_path: Path, error: ty
             (temporary / "file").write_text("half")
             raise error
 
-    pytest.raises(error, fail)
+    with pytest.raises(error):
+        fail()
     assert not any(tmp_path.iterdir())
 
 
@@ -37,7 +38,8 @@ def test_a_failure_leaves_parents_that_others_use(tmp_path: Path) -> None:
             (tmp_path / "a" / "other").mkdir()
             raise RuntimeError
 
-    pytest.raises(RuntimeError, fail)
+    with pytest.raises(RuntimeError):
+        fail()
     assert (tmp_path / "a" / "other").is_dir()
 
 
@@ -99,8 +101,8 @@ def test_what_a_living_process_builds_is_not_swept(tmp_path: Path) -> None:
     elsewhere.mkdir()
     with whole_folder(tmp_path / "sweep") as first:
         with pytest.raises(StoreError, match="exists already"), whole_folder(tmp_path / "sweep"):
-            assert first.is_dir(), "not swept by another thread of this process"
             take(tmp_path / "sweep")
+        assert first.is_dir(), "not swept by another thread of this process"
         shutil.rmtree(tmp_path / "sweep")
     assert living.is_dir()
     assert elsewhere.is_dir()

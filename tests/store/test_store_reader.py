@@ -1,3 +1,4 @@
+import pickle
 from pathlib import Path
 
 import icechunk
@@ -62,6 +63,13 @@ def test_any_selection_of_the_lazy_dataset_equals_that_of_the_loaded_one(tmp_pat
         {"shard": 1, "latent_column": 3},
     ):
         xr.testing.assert_identical(sweep.dataset().isel(selection).load(), loaded.isel(selection))
+
+
+def test_a_lazy_dataset_can_be_copied_and_pickled(tmp_path: Path) -> None:
+    filled(tmp_path / "sweep")
+    dataset = open_sweep(tmp_path / "sweep").dataset()
+    for copy in (dataset.copy(deep=True), pickle.loads(pickle.dumps(dataset))):
+        xr.testing.assert_identical(copy.load(), open_sweep(tmp_path / "sweep").dataset().load())
 
 
 def test_a_sample_is_read_without_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

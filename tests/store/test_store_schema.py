@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -92,3 +95,11 @@ def test_every_problem_of_a_record_is_listed_at_once() -> None:
     wrong = altered(record_of(LAYOUT, 0), trace=np.zeros(1), seconds=np.zeros(2))
     with pytest.raises(ValueError, match=r"trace .*; seconds "):
         wrong.validate(LAYOUT)
+
+
+def test_the_schema_needs_neither_zarr_nor_icechunk_nor_xarray() -> None:
+    program = (
+        "import sys; sys.modules.update(dict.fromkeys(('zarr', 'icechunk', 'xarray')))\n"
+        "import pullback.store, pullback.store.schema, pullback.store.folders, pullback.store.derived"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

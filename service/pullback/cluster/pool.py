@@ -12,13 +12,16 @@ driver takes Ray's processes with it.
 import logging
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
@@ -27,6 +30,7 @@ from pullback.sweep.plan import Plan
 from pullback.sweep.run import Pool, ShardFailed
 from pullback.sweep.worker import ShardDone, Worker, WorkOrder
 
+_PREFIX = "pullback-ray-"
 _TICK_SECONDS = 0.5
 _OBJECT_STORE_BYTES = 100 * 2**20
 """Near the least that Ray accepts: nothing larger than a few KB is put into it."""
@@ -123,32 +127,55 @@ def _reason(error: BaseException) -> str:
 @contextmanager
 def ray_pool(order: WorkOrder, plan: Plan) -> Iterator[Pool]:
     """A Ray of our own on this machine, for the length of the block, with one actor for each of the plan's workers."""
-    # Never attach to a cluster that happens to be around; stay on loopback; leave nothing behind.
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Worker processes would import torch with all cores' threads otherwise.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    folder = _short_temporary_folder()
-    try:
-        ray.init(
-            address="local",
-            num_cpus=plan.workers if plan.device == "cpu" else 1,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=str(folder),
-        )
+    with local_ray(cpus=plan.workers if plan.device == "cpu" else 1):
         yield RayPool(order, plan.workers, plan.job.resources.retries)
+
+
+@contextmanager
+def local_ray(cpus: int) -> Iterator[None]:
+    """A Ray on this machine that nothing else shares, on loopback, gone without a trace after the block.
+
+    Args:
+        cpus: how many CPU actors may run at once; GPU actors hold no CPU.
+    """
+    _remove_left_folders()
+    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_short_temporary_folder()))
+    try:
+        with _own_signals():
+            ray.init(
+                address="local",  # never a cluster that happens to be around
+                num_cpus=cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(folder),
+            )
+        yield
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep this process's SIGTERM handler: `ray.init` puts one in its place that exits at once, with a stack trace."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+
+
 def _short_temporary_folder() -> Path:
     """Ray puts sockets into it, whose paths may have 107 bytes, and itself takes some 70 of them."""
     short = Path("/tmp")
-    parent = short if short.is_dir() and os.access(short, os.W_OK) else None
-    return Path(tempfile.mkdtemp(prefix="pullback-", dir=parent))
+    return short if short.is_dir() and os.access(short, os.W_OK) else Path(tempfile.gettempdir())
+
+
+def _remove_left_folders() -> None:
+    """Remove the temporary folders of drivers that were killed, which could not do it themselves."""
+    for folder in _short_temporary_folder().glob(f"{_PREFIX}*-*"):
+        owner = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -121,5 +121,5 @@ def _read_heads(path: Path) -> list[Tensor]:
     content = read_checkpoint(path)
     try:
         return [content[f"lin{index}.model.1.weight"].flatten() for index in range(len(content))]
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise WeightsError(f"the file {path} does not hold the linear heads of LPIPS: {error}") from error

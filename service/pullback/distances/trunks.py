@@ -93,9 +93,10 @@ def load_trunk(name: str, path: Path) -> Trunk:
     if len(tensors) != len(convolutions):
         raise WeightsError(f"{path} has {len(tensors)} convolutions; the trunk {name!r} has {len(convolutions)}")
     for index, (convolution, (kernel, bias)) in enumerate(zip(convolutions, tensors, strict=True)):
-        if kernel.shape != convolution.weight.shape:
-            found, wanted = tuple(kernel.shape), tuple(convolution.weight.shape)
-            raise WeightsError(f"{path}: convolution {index} has the shape {found}; the trunk {name!r} needs {wanted}")
+        shapes = [(kernel, convolution.weight), (bias, convolution.bias)]
+        for found, wanted in ((tuple(a.shape), tuple(b.shape)) for a, b in shapes if b is not None):
+            if found != wanted:
+                raise WeightsError(f"{path}: convolution {index} has {found} where the trunk {name!r} needs {wanted}")
         convolution.load_state_dict({"weight": kernel, "bias": bias})
     return trunk.eval().requires_grad_(False)
 
@@ -104,17 +105,20 @@ def _from_torchvision(path: Path) -> list[tuple[Tensor, Tensor]]:
     state = state_dict_in(read_checkpoint(path), "features.0.weight", path)
     keys = [key.removesuffix(".weight") for key in state if key.startswith("features.") and key.endswith(".weight")]
     keys.sort(key=lambda key: int(key.removeprefix("features.")))
-    return [(state[f"{key}.weight"], state[f"{key}.bias"]) for key in keys]
+    try:
+        return [(state[f"{key}.weight"], state[f"{key}.bias"]) for key in keys]
+    except KeyError as error:
+        raise WeightsError(f"{path} has no {error}") from error
 
 
 def _from_numpy(path: Path) -> list[tuple[Tensor, Tensor]]:
     content = read_numpy_pickle(path)
-    network: dict[str, Any] = next((part for key, part in content.items() if not key.startswith("NetLin")), {})
+    network: dict[str, Any] = next((part for key, part in content.items() if not str(key).startswith("NetLin")), {})
     try:
         layers = [network[f"Conv_{index}"] for index in range(len(network))]
         # HWIO -> OIHW, the order of torch
         kernels = [np.ascontiguousarray(np.transpose(layer["kernel"], (3, 2, 0, 1))) for layer in layers]
         biases = [np.array(layer["bias"]) for layer in layers]
-    except (KeyError, TypeError, ValueError) as error:
+        return [(torch.from_numpy(a), torch.from_numpy(b)) for a, b in zip(kernels, biases, strict=True)]
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         raise WeightsError(f"{path} does not hold numbered convolutions: {error}") from error
-    return [(torch.from_numpy(kernel), torch.from_numpy(bias)) for kernel, bias in zip(kernels, biases, strict=True)]

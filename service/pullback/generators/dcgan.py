@@ -65,11 +65,14 @@ def load(path: Path, classes: tuple[str, ...] = ()) -> Dcgan:
             raise WeightsError(f"the weight file {path} is not a DCGAN's: it has the key {key!r}")
         layers.setdefault(int(match[1]), {})[match[2]] = tensor
     ordered = [layers[index] for index in sorted(layers)]
-    kernels = [layer["weight"] for layer in ordered if layer["weight"].dim() == 4]
-    widths = tuple([int(kernels[0].shape[0])] + [int(kernel.shape[1]) for kernel in kernels])
-    if len(kernels) < 2 or any(tuple(kernel.shape[2:]) != (4, 4) for kernel in kernels) or widths[0] <= len(classes):
+    weights = [layer["weight"] for layer in ordered if "weight" in layer]
+    kernels = [weight for weight in weights if weight.dim() == 4]
+    if len(kernels) < 2 or any(tuple(kernel.shape[2:]) != (4, 4) for kernel in kernels):
         shapes = [tuple(kernel.shape) for kernel in kernels]
         raise WeightsError(f"the weight file {path} is not a DCGAN's: its kernels are {shapes}, not 4 × 4 in sequence")
+    widths = tuple([int(kernels[0].shape[0])] + [int(kernel.shape[1]) for kernel in kernels])
+    if widths[0] <= len(classes):
+        raise WeightsError(f"the weight file {path} takes {widths[0]} inputs, too few for {len(classes)} classes")
     generator = Dcgan(widths, classes)
     own = [layer for layer in generator.main if len(layer.state_dict())]
     if len(own) != len(ordered):

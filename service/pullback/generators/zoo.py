@@ -43,11 +43,15 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     """`auto` is the GPU where there is one, else the CPU.
 
     Raises:
-        SpecError: a GPU is asked for and there is none.
+        SpecError: a GPU is asked for and there is none, or torch knows no such device.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = torch.device(device)
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        hint = nearest(str(device), ("auto", "cpu", "cuda"))
+        raise SpecError([f"resources.device: torch knows no device {str(device)!r}{hint}"]) from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise SpecError(["resources.device: this torch sees no CUDA device; the nearest valid value is 'cpu'"])
     return chosen
@@ -67,7 +71,7 @@ def load_generator(name: str, *, weights: str | Path | None = None, device: str 
     Raises:
         SpecError: the name is unknown, or the factory cannot be imported.
         WeightsError: the weights are missing, damaged or do not fit.
-        PullbackError: what was loaded does not behave as a generator.
+        PullbackError: a factory or its module failed, or what was loaded does not behave as a generator.
     """
     target = resolve_device(device)
     if name in zoo():
@@ -77,6 +81,8 @@ def load_generator(name: str, *, weights: str | Path | None = None, device: str 
             raise SpecError([f"generator.weights: {name} loads its own weights; remove this key"])
         generator = _from_factory(name)
     elif Path(name).is_file():
+        if weights is not None:
+            raise SpecError([f"generator.weights: {name} is itself a weight file; remove this key"])
         generator = dcgan.load(Path(name))
         generator.name = Path(name).name
         generator.weights = {Path(name).name: sha256_of(Path(name))}
@@ -113,11 +119,15 @@ def _from_factory(name: str) -> nn.Module:
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        factory = getattr(importlib.import_module(module_name), factory_name)
+        module = importlib.import_module(module_name)
     except ImportError as error:
         raise SpecError([f"generator.name: {module_name} cannot be imported: {error} (from {Path.cwd()})"]) from error
-    except AttributeError as error:
-        raise SpecError([f"generator.name: the module {module_name} has no {factory_name!r}"]) from error
+    except Exception as error:  # whatever a user's module raises
+        raise PullbackError(f"importing {module_name} failed: {type(error).__name__}: {error}") from error
+    factory = getattr(module, factory_name, None)
+    if not callable(factory):
+        hint = nearest(factory_name, [key for key, value in vars(module).items() if callable(value)])
+        raise SpecError([f"generator.name: the module {module_name} has no function {factory_name!r}{hint}"])
     try:
         generator = factory()
     except Exception as error:
@@ -134,14 +144,17 @@ def check_generator(generator: nn.Module, name: str) -> None:
     """Try a generator on two codes and refuse one that the metric could not trust.
 
     Raises:
-        PullbackError: it has no `latent_dim`, or its images have a wrong shape, are not finite, leave [0, 1] by far,
-            or differ between two calls with the same code.
+        PullbackError: it has no `latent_dim`, its `classes` are not names, or its images have a wrong shape, are not
+            finite, leave [0, 1] by far, or differ between two calls with the same code.
     """
     latent_dim: Any = getattr(generator, "latent_dim", None)
     if not isinstance(latent_dim, int) or latent_dim < 1:
         raise PullbackError(
             f"{name} needs an attribute `latent_dim`, the size of its latent code; it has {latent_dim!r}"
         )
+    classes: Any = getattr(generator, "classes", ())
+    if not isinstance(classes, list | tuple) or not all(isinstance(item, str) for item in classes):
+        raise PullbackError(f"{name} has the attribute `classes` {classes!r}; it must be a tuple of class names")
     like = next(generator.parameters(), torch.empty(0))
     z = torch.randn(2, latent_dim, generator=torch.Generator().manual_seed(0)).to(like)
     condition = any_condition(generator, 2, z.device)

@@ -33,7 +33,7 @@ class Certificate:
         negative_eigenvalue: how far the least eigenvalue lies below zero, relative to the greatest.
         eigen_residual: max over the kept eigenpairs of ‖Hv − λv‖ / λ₁, for the vectors as stored (float32).
         orthogonality_error: max |V Vᵀ − I| over the kept eigenvectors as stored.
-        trace_share: Σ kept λ / trace of H.
+        trace_share: Σ kept λ / trace of H; 1 where H is zero, for nothing is left out of nothing.
         probe_error: ‖Jv − central difference‖ / ‖Jv‖ along one random direction v: an independent check of the
             derivative itself, good to some per cent in float32.
     """
@@ -48,18 +48,18 @@ class Certificate:
 
     @property
     def passed(self) -> Tensor:
-        """Whether each metric passes every check [batch] bool."""
-        return torch.tensor([not failure for failure in self.failures()])
+        """Whether each metric passes every check [batch] bool; a scalar for a single metric."""
+        return torch.tensor([not failure for failure in self.failures()]).reshape(self.finite.shape)
 
     def failures(self) -> list[str]:
-        """The first check that each metric fails, `""` where it passes all of them."""
-        return [self._first_failure(index) for index in range(len(self.finite))]
+        """The first check that each metric fails, `""` where it passes all; a list of one for a single metric."""
+        return [self._first_failure(index) for index in range(self.finite.numel())]
 
     def _first_failure(self, index: int) -> str:
-        if not bool(self.finite[index]):
+        if not bool(self.finite.reshape(-1)[index]):
             return "finite"
         for name, limit in LIMITS.items():
-            if not float(getattr(self, name)[index]) <= limit:  # a NaN fails
+            if not float(getattr(self, name).reshape(-1)[index]) <= limit:  # a NaN fails
                 return name
         return ""
 
@@ -97,7 +97,7 @@ def certify(metric: Tensor, values: Tensor, vectors: Tensor, kept: int, probe_er
         negative_eigenvalue=(-values[:, -1]).clamp_min(0) / largest,
         eigen_residual=residual,
         orthogonality_error=(top @ top.transpose(1, 2) - identity).abs().amax(dim=(1, 2)),
-        trace_share=values[:, :kept].sum(dim=1) / trace,
+        trace_share=torch.where(trace == 0, torch.ones_like(trace), values[:, :kept].sum(dim=1) / trace),
         probe_error=probe_error.to("cpu", torch.float64),
     )
 
@@ -122,7 +122,9 @@ def probe_jacobian(features: Features, z: Tensor, rows: Tensor) -> Tensor:
     # The step that changes the residual by sqrt(machine epsilon) of its size, whatever the units of the latent
     # space: a smaller one drowns in round-off, in a larger one more ReLUs switch (the error grows as sqrt(ε)).
     relative = torch.finfo(z.dtype).eps ** 0.5 / 2
-    step = relative * residual_size / torch.where(size > 0, size, torch.ones_like(size))
+    # Where the residual itself is zero (MSE of a black image) it has no size to go by: 1 is that of images in [0, 1].
+    scale = torch.where(residual_size == 0, torch.ones_like(size), residual_size)
+    step = relative * scale / torch.where(size > 0, size, torch.ones_like(size))
     difference = directional_difference(features, z, direction, step[:, None])
     error = (pushed - difference).norm(dim=1)
     return torch.where(error == 0, torch.zeros_like(error), error / size)

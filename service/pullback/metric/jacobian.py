@@ -7,6 +7,7 @@ depend on that code alone, since every code of the batch is moved along the same
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,11 +73,26 @@ def directional_difference(features: Features, z: Tensor, direction: Tensor, ste
 
 @contextmanager
 def exact_arithmetic() -> Iterator[None]:
-    """Full float32 in products on a GPU: TF32, torch's default for convolutions, keeps 10 bits of the mantissa."""
-    matmul, convolutions = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    """Full float32 in products on a GPU: TF32, torch's default for convolutions, keeps 10 bits of the mantissa.
+
+    Torch has two sets of switches for this, and its older ones raise an error where a caller has used the newer.
+    """
+    matmul = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn  # whose `conv` torch's annotations leave out
+    try:
+        older = torch.get_float32_matmul_precision(), cudnn.allow_tf32
+    except RuntimeError:
+        newer = matmul.fp32_precision, cudnn.conv.fp32_precision
+        matmul.fp32_precision = cudnn.conv.fp32_precision = "ieee"
+        try:
+            yield
+        finally:
+            matmul.fp32_precision, cudnn.conv.fp32_precision = newer
+        return
+    torch.set_float32_matmul_precision("highest")
+    cudnn.allow_tf32 = False
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = matmul
-        torch.backends.cudnn.allow_tf32 = convolutions
+        torch.set_float32_matmul_precision(older[0])
+        cudnn.allow_tf32 = older[1]

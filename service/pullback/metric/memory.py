@@ -23,6 +23,9 @@ GIB = 2**30
 _LIVE = 6
 """Copies of the largest activation that live at once: tangent in, tangent out, mask or norm, and the workspace of a
 convolution, measured as peak memory over the estimate on DCGAN-64 with LPIPS-alex and LPIPS-vgg."""
+_DENSE = 9
+"""Matrices n × n that live at once: H, its symmetric part, the eigenvectors, LAPACK's copy and workspace, or the
+certificate's products; measured as peak memory for n = 1500 to 3000."""
 _FIXED = 64 * 2**20
 """Buffers of the mathematical libraries, whatever the sizes."""
 _MOST_TANGENTS = 64
@@ -52,7 +55,7 @@ class Footprint:
         pushed = _LIVE * batch * tangents * self.largest
         rows = batch * self.latent_dim * self.features * self.itemsize
         block = batch * self.latent_dim * min(BLOCK, self.features) * 8
-        dense = 5 * batch * self.latent_dim**2 * 8  # H, its symmetric part, the eigenvectors and LAPACK's workspace
+        dense = _DENSE * batch * self.latent_dim**2 * 8
         return _FIXED + rows + max(pushed + 2 * batch * tangents * self.features * self.itemsize, block + dense)
 
 
@@ -82,10 +85,16 @@ class _LargestOutput(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
+        # A view of an input (the transposed weight of a linear layer, say) is nothing new, however large.
+        held = {leaf.untyped_storage().data_ptr() for leaf in _tensors((args, kwargs))}
+        for leaf in _tensors(result):
+            if leaf.untyped_storage().data_ptr() not in held:
                 self.bytes = max(self.bytes, leaf.numel() * leaf.element_size())
         return result
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 @torch.no_grad()

@@ -64,7 +64,7 @@ def metric_at(
 
     Raises:
         PullbackError: z or `components` does not fit the generator, or z is not finite.
-        MemoryPlanError: even one code with one tangent does not fit into memory.
+        MemoryPlanError: even one code with one tangent (or what was fixed of them) does not fit into memory.
         SpecError: the condition does not fit the generator.
     """
     like = next(generator.parameters(), None)
@@ -82,7 +82,7 @@ def metric_at(
         raise PullbackError(f"components must be between 1 and {n}, the size of a code, not {components}")
     classes = class_indices(generator, condition, range(len(codes)))
     if batch is None or tangents is None:
-        plan = fit(generator, distance, codes=len(codes))
+        plan = fit(generator, distance, codes=len(codes), batch=batch, tangents=tangents)
         batch, tangents = batch or plan.batch, tangents or plan.tangents
     parts = list(_in_batches(generator, distance, codes, classes, kept, batch, tangents))
     joined = PullbackMetric(

@@ -60,6 +60,7 @@ def render(sweep: Sweep, analysis: Analysis, strips: Strips | None, no_strips: s
     ]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["short"] = _short
+    environment.filters["fixed"] = lambda value: "–" if value is None else f"{value:.3f}"
     template = environment.from_string(files("pullback.report").joinpath("report.html").read_text(encoding="utf-8"))
     return template.render(
         sweep=sweep,

@@ -35,13 +35,13 @@ def save_derived(sweep_path: Path | str, name: str, dataset: "xr.Dataset") -> Pa
     from zarr.codecs import Crc32cCodec, ZstdCodec
 
     path = derived_path(sweep_path, name)
-    # A flipped byte must not come back as data, here no less than in a sweep.
+    # A flipped byte must not come back as data, here no less than in a sweep. Given for every variable, this also
+    # replaces the encoding of wherever the dataset was read from, which need not fit.
     encoding: dict[Any, Any] = {key: {"compressors": [ZstdCodec(), Crc32cCodec()]} for key in dataset.variables}
-    plain = dataset.drop_encoding()  # what it was read from must not decide how it is written
     with whole_folder(path, replace=True) as temporary, warnings.catch_warnings():
         # Strings have no final Zarr v3 specification yet; the two ends here are the same library.
         warnings.filterwarnings("ignore", message=".*(Zarr V3|Zarr format 3) specification.*")
-        plain.to_zarr(temporary, mode="w", zarr_format=3, consolidated=False, encoding=encoding)
+        dataset.to_zarr(temporary, mode="w", zarr_format=3, consolidated=False, encoding=encoding)
     return path
 
 

@@ -85,6 +85,7 @@ class Sweep:
         self.snapshot = session.snapshot_id
         self._session = session
         self._group = group
+        self._arrays: dict[str, zarr.Array[Any]] = {}  # opening one takes a millisecond
 
     def __repr__(self) -> str:
         return f"<Sweep {self.name} at {self.path}: {self.layout.samples} samples>"
@@ -153,10 +154,11 @@ class Sweep:
         attributes[ATTRIBUTE] = {**attributes[ATTRIBUTE], "snapshot": self.snapshot}
         with whole_folder(local_path(out)) as temporary:
             copy = make_arrays(LocalStore(temporary), self.layout, attributes)
+            targets = {schema.name: array_of(copy, schema.name) for schema in SHARD_ARRAYS}
             for shard in sorted(self._committed):
                 for schema in SHARD_ARRAYS:
                     rows = schema.rows_of(self.layout, shard)
-                    array_of(copy, schema.name)[rows] = self._read(schema, rows)
+                    targets[schema.name][rows] = self._read(schema, rows)
 
     @cached_property
     def _status(self) -> npt.NDArray[np.uint8]:
@@ -174,6 +176,11 @@ class Sweep:
         return frozenset(int(shard) for shard in np.flatnonzero(first_of_each != PENDING))
 
     def _array(self, schema: ArraySchema) -> "zarr.Array[Any]":
+        if schema.name not in self._arrays:
+            self._arrays[schema.name] = self._open_array(schema)
+        return self._arrays[schema.name]
+
+    def _open_array(self, schema: ArraySchema) -> "zarr.Array[Any]":
         array = array_of(self._group, schema.name, self.path)
         if array.shape != schema.shape(self.layout) or array.dtype != np.dtype(schema.dtype):
             raise damaged(schema.name, self.path, f"found {array.dtype}{list(array.shape)}")

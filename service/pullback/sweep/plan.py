@@ -23,12 +23,13 @@ import torch
 from torch import nn
 
 from pullback.distances import ResidualDistance, build_distance
-from pullback.errors import MemoryPlanError, PullbackError, SpecError
+from pullback.errors import MemoryPlanError, PullbackError, SpecError, StoreError
 from pullback.generators import any_condition, class_indices, load_generator
 from pullback.generators.zoo import resolve_device
 from pullback.metric.jacobian import feature_map, jacobian
 from pullback.metric.memory import GIB, Fit, fit, free_bytes
 from pullback.spec import JobSpec
+from pullback.store.folders import local_path
 from pullback.store.schema import Layout, stored_bytes
 
 FORMAT = 1
@@ -92,7 +93,8 @@ def make_plan(job: JobSpec, *, measure: bool = False, source: str = "the job") -
     Raises:
         SpecError: with every problem that would keep the sweep from being finished.
     """
-    problems = _path_problems(job.store_path)
+    problems: list[str] = []
+    store = _store_folder(job, problems)
     parts = _load(job, problems)
     if parts is None:
         raise SpecError(problems, source)
@@ -107,7 +109,8 @@ def make_plan(job: JobSpec, *, measure: bool = False, source: str = "the job") -
     layout = Layout(job.samples.count, n, min(kept, n), shard_size(job, n, min(kept, n)))
     workers = _workers(job, device, layout.shards, problems)
     chosen = _fit(job, generator, distance, layout, device, workers, problems)
-    problems += _disk_problems(job.store_path, stored_bytes(layout))
+    if store is not None:
+        problems += _disk_problems(store, stored_bytes(layout))
     if problems or chosen is None:
         raise SpecError(problems, source)
     seconds = _time_per_code(generator, distance, chosen, device) if measure else None
@@ -212,19 +215,24 @@ def _fit(
         return None
 
 
-def _path_problems(store: Path) -> list[str]:
-    if "://" in str(store):
-        return [f"store: {store} is an address; sweeps are kept in local folders, such as sweeps/{store.name}"]
+def _store_folder(job: JobSpec, problems: list[str]) -> Path | None:
+    """Where the store is or will be; None where none can be."""
+    try:
+        store = local_path(job.store if job.store is not None else job.store_path)
+    except StoreError as error:
+        problems.append(f"store: {error}")
+        return None
     existing = next(folder for folder in (store, *store.absolute().parents) if folder.exists())
     if not existing.is_dir():
-        return [f"store: {existing} is a file; choose another folder"]
+        problems.append(f"store: {existing} is a file; choose another folder")
+        return None
     if not os.access(existing, os.W_OK | os.X_OK):
-        return [f"store: the folder {existing} may not be written to; choose another one"]
-    return []
+        problems.append(f"store: the folder {existing} may not be written to; choose another one")
+    return store
 
 
 def _disk_problems(store: Path, need: int) -> list[str]:
-    if store.exists() or "://" in str(store):
+    if store.exists():
         return []
     existing = next(folder for folder in store.absolute().parents if folder.exists())
     free = shutil.disk_usage(existing).free

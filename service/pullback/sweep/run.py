@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pullback.errors import SpecError
+from pullback.store.folders import local_path
 from pullback.store.reader import SweepStatus, open_sweep
 from pullback.store.repository import SweepStore, create, hold
 from pullback.sweep.plan import Plan
@@ -116,7 +117,7 @@ def run_sweep(plan: Plan, pool: PoolFactory, report: Callable[[Progress], None] 
         StoreError: the store is held by another driver, or cannot be written.
         PullbackError: no worker could be started.
     """
-    path = plan.job.store_path
+    path = local_path(plan.job.store_path)
     with hold(path):
         store = attach(plan)
         before = _finished(store)
@@ -139,7 +140,7 @@ def attach(plan: Plan) -> SweepStore:
     Raises:
         SpecError: there is a store of another sweep at the path.
     """
-    path = plan.job.store_path
+    path = local_path(plan.job.store_path)
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return create(path, plan.layout, plan.provenance)
     store = SweepStore.open(path)

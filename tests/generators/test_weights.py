@@ -1,0 +1,136 @@
+"""Where weight files are looked for, and that none is used whose hash is another."""
+
+import re
+import sys
+
+import pytest
+from weight_files import CONTENT, PACKAGE, entry, sha256
+
+from pullback.errors import WeightsError
+from pullback.generators import zoo
+from pullback.generators.weights import Weight, cache_folder, find, locate, manifest, sha256_of
+
+
+def put(places, which, file="tiny.bin", content=CONTENT):
+    folder = {
+        "own": places["own"],
+        "cache": places["cache"] / "weights",
+        "hub": places["hub"] / "hub" / "checkpoints",
+        "package": places["site"] / PACKAGE / "data",
+    }[which]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / file).write_bytes(content)
+    if which == "package":
+        (places["site"] / PACKAGE / "__init__.py").write_text("raise RuntimeError('imported')\n")
+    return folder / file
+
+
+@pytest.mark.parametrize("which", ["own", "cache", "hub", "package"])
+def test_a_weight_is_found_in_each_place(weight_places, set_manifest, which):
+    set_manifest(tiny=entry(hub=True))
+    path = put(weight_places, which)
+    assert locate("tiny") == (path, sha256(CONTENT))
+    assert find("tiny") == path
+
+
+def test_the_places_are_looked_at_in_order(weight_places, set_manifest):
+    set_manifest(tiny=entry(hub=True))
+    paths = [put(weight_places, which) for which in ("own", "cache", "hub", "package")]
+    for path in paths:
+        assert locate("tiny")[0] == path
+        path.unlink()
+    assert find("tiny") is None
+
+
+def test_variants_are_looked_for_in_order(weight_places, set_manifest):
+    first, second = entry("first.bin", b"1"), entry("second.bin", b"2")
+    set_manifest(tiny=Weight(what="two", licence="none", variants=first.variants + second.variants))
+    other = put(weight_places, "own", "second.bin", b"2")
+    assert locate("tiny") == (other, sha256(b"2"))
+    preferred = put(weight_places, "package", "first.bin", b"1")
+    assert locate("tiny") == (preferred, sha256(b"1"))
+
+
+def test_torch_hub_is_looked_at_only_for_what_it_keeps(weight_places, set_manifest):
+    set_manifest(tiny=entry(hub=False))
+    put(weight_places, "hub")
+    assert find("tiny") is None
+
+
+def test_a_package_is_found_without_importing_it(weight_places, set_manifest):
+    set_manifest(tiny=entry())
+    path = put(weight_places, "package")
+    assert locate("tiny")[0] == path
+    assert PACKAGE not in sys.modules
+    with pytest.raises(RuntimeError, match="imported"):
+        __import__(PACKAGE)
+
+
+def test_a_module_that_is_no_package_holds_no_weights(weight_places, set_manifest):
+    set_manifest(tiny=entry())
+    (weight_places["site"] / f"{PACKAGE}.py").write_text("raise RuntimeError('imported')\n")
+    assert find("tiny") is None
+
+
+@pytest.mark.parametrize("which", ["own", "cache", "hub", "package"])
+def test_a_damaged_file_is_refused_wherever_it_lies(weight_places, set_manifest, which):
+    set_manifest(tiny=entry(hub=True))
+    path = put(weight_places, which, content=CONTENT[:-1] + b"S")
+    with pytest.raises(WeightsError, match=f"{re.escape(str(path))} is damaged or another file.*weights fetch tiny"):
+        locate("tiny")
+
+
+def test_a_missing_weight_names_every_place_and_how_to_supply_it(weight_places, set_manifest):
+    set_manifest(tiny=entry(hub=True))
+    (weight_places["site"] / PACKAGE).mkdir()
+    with pytest.raises(WeightsError) as caught:
+        locate("tiny")
+    text = str(caught.value)
+    assert "'tiny' (made up)" in text
+    for path in (
+        weight_places["own"] / "tiny.bin",
+        weight_places["cache"] / "weights" / "tiny.bin",
+        weight_places["hub"] / "hub" / "checkpoints" / "tiny.bin",
+        weight_places["site"] / PACKAGE / "data" / "tiny.bin",
+    ):
+        assert str(path) in text
+    assert "pullback weights fetch tiny" in text
+    assert "PULLBACK_WEIGHTS" in text
+    assert f"tiny.bin, SHA-256 {sha256(CONTENT)[:8]}…" in text
+
+
+def test_an_unknown_weight_is_told_with_the_nearest(set_manifest):
+    set_manifest(tiny=entry(), other=entry())
+    with pytest.raises(WeightsError, match=r"'tinny'; did you mean 'tiny'\? \(known: tiny, other\)"):
+        locate("tinny")
+
+
+def test_the_cache_folder_can_be_chosen(monkeypatch, tmp_path):
+    monkeypatch.setenv("PULLBACK_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path / "weights"
+    monkeypatch.delenv("PULLBACK_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder().is_relative_to(tmp_path)
+    assert cache_folder().name == "weights"
+
+
+def test_a_hash_of_a_file_that_cannot_be_read_is_a_weights_error(tmp_path):
+    with pytest.raises(WeightsError, match="cannot be read: No such file"):
+        sha256_of(tmp_path / "none")
+
+
+def test_every_registered_generator_has_its_weights_in_the_manifest():
+    assert {entry.weights for entry in zoo().values()} <= set(manifest())
+
+
+@pytest.mark.parametrize("name", manifest())
+def test_every_manifest_entry_can_be_fetched_and_checked(name):
+    variant = manifest()[name].fetchable
+    assert variant is not None
+    assert re.fullmatch("[0-9a-f]{64}", variant.sha256)
+    assert re.fullmatch("[0-9a-f]{64}", variant.archive_sha256)
+    assert variant.version
+    assert "/" in variant.member
+    for other in manifest()[name].variants:
+        assert re.fullmatch("[0-9a-f]{64}", other.sha256) or (other.hub and other.sha256 in other.file)

@@ -1,0 +1,65 @@
+"""Generators that are wrong, or degenerate, in one known way."""
+
+import torch
+from toy_generators import Linear, Smooth
+from torch import nn
+
+
+class Constant(Linear):
+    """The same grey image for every code: the metric is zero."""
+
+    name = "constant"
+
+    def forward(self, z, condition=None):
+        return 0.5 + 0 * super().forward(z)
+
+
+class Black(Linear):
+    """As `Linear` without its grey offset: black at the origin, where the MSE residual itself is zero."""
+
+    name = "black"
+
+    def forward(self, z, condition=None):
+        return super().forward(z) - 0.5
+
+
+class Turned(nn.Module):
+    """A generator whose latent space is turned by an orthogonal matrix R: z -> G(R z)."""
+
+    def __init__(self, generator, rotation):
+        super().__init__()
+        self.generator = generator
+        self.latent_dim = generator.latent_dim
+        self.register_buffer("rotation", rotation)
+
+    def forward(self, z, condition=None):
+        return self.generator(z @ self.rotation.T)
+
+
+class _Scaled(torch.autograd.Function):
+    """The identity, whose forward-mode derivative claims `factor` times the truth."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x, factor):
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.factor = inputs[1]
+
+    @staticmethod
+    def jvp(ctx, tangent, _):
+        return ctx.factor * tangent
+
+
+class WrongDerivative(Smooth):
+    """As `Smooth`, with a forward-mode derivative that is wrong by a factor."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, z, condition=None):
+        return _Scaled.apply(super().forward(z), self.factor)

@@ -1,0 +1,142 @@
+"""A job that is right: its defaults, its shorthand, its canonical form."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from pullback.generators import zoo
+from pullback.spec import JobSpec, LpipsSpec, load_job
+
+JOBS = sorted((Path(__file__).parents[2] / "jobs").glob("*.yaml"))
+
+SMALL = """\
+name: small
+generator: dcgan-faces
+distance: lpips
+samples: {count: 3}
+"""
+
+
+def load(folder, text, **options):
+    path = folder / "job.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_job(path, **options)
+
+
+def test_a_small_job_gets_every_default(tmp_path):
+    job = load(tmp_path, SMALL)
+    assert job.model_dump() == {
+        "name": "small",
+        "generator": {"name": "dcgan-faces", "weights": None, "condition": None},
+        "distance": {"name": "lpips", "trunk": "alex", "input_range": "standard", "clamp": False, "size": None},
+        "metric": {"method": "gauss_newton", "components": "all"},
+        "samples": {"count": 3, "seed": 0, "distribution": "normal", "scale": 1.0},
+        "store": None,
+        "resources": {
+            "device": "auto",
+            "workers": "auto",
+            "shard_size": "auto",
+            "batch": "auto",
+            "tangents": "auto",
+            "memory_gib": "auto",
+            "retries": 2,
+        },
+    }
+    assert job.store_path == Path("sweeps/small")
+
+
+def test_a_store_that_is_named_is_the_store(tmp_path):
+    assert load(tmp_path, SMALL + "store: else/where\n").store_path == Path("else/where")
+
+
+def test_every_value_of_a_full_job_is_read(tmp_path):
+    job = load(
+        tmp_path,
+        """\
+name: full
+generator: {name: dcgan-eyes, weights: eyes.pth, condition: cycle}
+distance: {name: lpips, trunk: vgg, input_range: paper, clamp: true, size: 256}
+metric: {method: gauss_newton, components: 7}
+samples: {count: 9, seed: 4, distribution: normal, scale: 0.5}
+resources: {device: cpu, workers: 2, shard_size: 3, batch: 4, tangents: 5, memory_gib: 1.5, retries: 0}
+""",
+    )
+    assert job.generator.condition == "cycle"
+    assert isinstance(job.distance, LpipsSpec)
+    assert job.distance.model_dump() == {
+        "name": "lpips",
+        "trunk": "vgg",
+        "input_range": "paper",
+        "clamp": True,
+        "size": 256,
+    }
+    assert job.metric.components == 7
+    assert job.samples.scale == 0.5
+    assert list(job.resources.model_dump().values()) == ["cpu", 2, 3, 4, 5, 1.5, 0]
+
+
+def test_a_bare_name_is_short_for_a_mapping_with_that_name(tmp_path):
+    short = load(tmp_path, SMALL)
+    long = load(tmp_path, SMALL.replace("dcgan-faces", "{name: dcgan-faces}").replace("lpips", "{name: lpips}"))
+    assert short == long
+
+
+@pytest.mark.parametrize(("distance", "label"), [("lpips", "lpips-alex"), ("mse", "mse")])
+def test_a_distance_has_a_label_for_tables(tmp_path, distance, label):
+    assert load(tmp_path, SMALL.replace("lpips", distance)).distance.label == label
+
+
+def test_the_canonical_form_leaves_out_name_store_and_resources(tmp_path):
+    one = load(tmp_path, SMALL)
+    other = load(tmp_path, SMALL.replace("small", "other") + "store: x\nresources: {workers: 3, retries: 9}\n")
+    assert set(one.canonical()) == {"generator", "distance", "metric", "samples"}
+    assert one.canonical() == other.canonical()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("dcgan-faces", "dcgan-eyes"),
+        ("dcgan-faces", "{name: dcgan-faces, weights: mine.pth}"),
+        ("lpips", "mse"),
+        ("lpips", "{name: lpips, clamp: true}"),
+        ("count: 3", "count: 4"),
+        ("count: 3", "count: 3, seed: 1"),
+        ("samples", "metric: {components: 1}\nsamples"),
+    ],
+)
+def test_the_canonical_form_follows_everything_that_decides_a_number(tmp_path, change):
+    assert load(tmp_path, SMALL).canonical() != load(tmp_path, SMALL.replace(*change)).canonical()
+
+
+def test_a_written_default_and_an_omitted_one_are_the_same_job(tmp_path):
+    written = SMALL.replace("count: 3", "count: 3, seed: 0, scale: 1") + "metric: {components: all}\n"
+    assert load(tmp_path, SMALL).canonical() == load(tmp_path, written).canonical()
+
+
+def test_a_canonical_form_validates_to_itself(tmp_path):
+    job = load(tmp_path, SMALL)
+    again = JobSpec.model_validate({"name": "again", **job.canonical()})
+    assert again.canonical() == job.canonical()
+
+
+def test_a_job_cannot_be_changed(tmp_path):
+    job = load(tmp_path, SMALL)
+    with pytest.raises(ValidationError, match="frozen"):
+        job.samples.count = 4
+    assert job.samples.count == 3
+
+
+@pytest.mark.parametrize("name", ["mine.pth", "folder/mine", "module:factory"])
+def test_generators_of_ones_own_need_no_registration(tmp_path, name):
+    assert load(tmp_path, SMALL.replace("dcgan-faces", name), generators=["dcgan-faces"]).generator.name == name
+
+
+def test_there_are_jobs_to_submit():
+    assert "quickstart.yaml" in [path.name for path in JOBS]
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.name)
+def test_every_job_of_the_repository_is_valid(path):
+    assert load_job(path, generators=zoo()).name == path.stem
