@@ -3,8 +3,9 @@
 import os
 from pathlib import Path
 
-from toy_generators import Smooth
 from torch import Tensor
+
+from toy_generators import Smooth
 
 BAD_SIGN = 1.0
 

@@ -27,7 +27,7 @@ PATHS = [(key,) for key in GOOD] + [
 ]
 
 # Fragments that YAML treats in a special way.
-WORDS = """
+WORDS = r"""
 name samples count generator distance lpips : - ? { } [ ] , # &a *a << !!int !!bool !!float !!set !!timestamp !x ''
 --- ... ' " | > %YAML ~ = null yes 1e3 1.5 0x 0b_ 0o7 1:30 .inf .nan 2020-01-01 2020-99-99 \ud800 \x é
 """
