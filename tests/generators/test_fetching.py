@@ -42,7 +42,7 @@ def index(monkeypatch):
     asked = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):  # noqa: N802
+        def do_GET(self):
             asked.append(self.path)
             self.send_error(404)
 
@@ -50,7 +50,7 @@ def index(monkeypatch):
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     for name in [name for name in os.environ if name.startswith("PIP_") or name.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
@@ -117,7 +117,7 @@ def test_a_damaged_file_that_is_looked_at_first_is_told_even_after_fetching(arch
     (archives / name).write_bytes(content)
     set_manifest(tiny=entry(archive=content))
     (weight_places["own"] / "tiny.bin").write_bytes(b"damaged")
-    with pytest.raises(WeightsError, match="own/tiny.bin is damaged"):
+    with pytest.raises(WeightsError, match=r"own/tiny\.bin is damaged"):
         fetch(["tiny"], archives)
 
 
@@ -182,7 +182,7 @@ def test_a_cache_that_cannot_be_written_says_how_to_choose_another(archives, wei
     (archives / name).write_bytes(content)
     set_manifest(tiny=entry(archive=content))
     monkeypatch.setenv("PULLBACK_CACHE", str(archives / name))  # a file: no folder can be made in it
-    with pytest.raises(WeightsError, match="cannot be written to .*Set PULLBACK_CACHE"):
+    with pytest.raises(WeightsError, match=r"cannot be written to .*Set PULLBACK_CACHE"):
         fetch(["tiny"], archives)
 
 

@@ -1,8 +1,9 @@
 """Generators that are wrong, or degenerate, in one known way."""
 
 import torch
-from toy_generators import Linear, Smooth
 from torch import nn
+
+from toy_generators import Linear, Smooth
 
 
 class Constant(Linear):

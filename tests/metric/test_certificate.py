@@ -3,13 +3,13 @@ from dataclasses import fields
 import pytest
 import torch
 from odd_generators import Black, Constant, WrongDerivative
-from toy_generators import Smooth
 
 from pullback.distances import load_distance
 from pullback.metric import metric_at
 from pullback.metric.certificate import LIMITS, Certificate, certify, probe_jacobian
 from pullback.metric.eigen import eigendecompose
 from pullback.metric.jacobian import feature_map, jacobian
+from toy_generators import Smooth
 
 MSE = load_distance("mse", device="cpu")
 

@@ -1,11 +1,11 @@
 import pytest
 import torch
-from toy_generators import Classes, Linear, Smooth
 
 from pullback.distances import load_distance
 from pullback.metric import metric_at
 from pullback.metric.gauss_newton import BLOCK, metric_from_jacobian
 from pullback.metric.jacobian import directional_difference, exact_arithmetic, feature_map, jacobian
+from toy_generators import Classes, Linear, Smooth
 
 MSE = load_distance("mse", device="cpu")
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from curvlinops import GGNLinearOperator, HessianLinearOperator
 from odd_generators import Black, Constant
-from toy_generators import Classes, Linear, Smooth
 
 from pullback.distances import load_distance
 from pullback.errors import MemoryPlanError, PullbackError, SpecError
 from pullback.metric import metric_at, pullback_metric
+from toy_generators import Classes, Linear, Smooth
 
 MSE = load_distance("mse", device="cpu")
 

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from odd_generators import Turned
 from scipy.stats import ortho_group
-from toy_generators import Classes, Linear, Smooth
 
 from pullback.distances import load_distance
 from pullback.metric import metric_at
+from toy_generators import Classes, Linear, Smooth
 
 MSE = load_distance("mse", device="cpu")
 SEEDS = st.integers(0, 2**31)

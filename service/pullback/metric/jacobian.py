@@ -6,7 +6,7 @@ depend on that code alone, since every code of the batch is moved along the same
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -75,24 +75,24 @@ def directional_difference(features: Features, z: Tensor, direction: Tensor, ste
 def exact_arithmetic() -> Iterator[None]:
     """Full float32 in products on a GPU: TF32, torch's default for convolutions, keeps 10 bits of the mantissa.
 
-    Torch has two sets of switches for this, and its older ones raise an error where a caller has used the newer.
+    Torch has two sets of switches for this. The older raise an error where a caller mixed them, and do not always
+    overrule the newer; so the older are used where they work, and the newer where those do not.
     """
     matmul = torch.backends.cuda.matmul
     cudnn: Any = torch.backends.cudnn  # whose `conv` torch's annotations leave out
-    try:
+    older, newer = None, (matmul.fp32_precision, cudnn.conv.fp32_precision)
+    with suppress(RuntimeError):
         older = torch.get_float32_matmul_precision(), cudnn.allow_tf32
-    except RuntimeError:
-        newer = matmul.fp32_precision, cudnn.conv.fp32_precision
+        torch.set_float32_matmul_precision("highest")
+        cudnn.allow_tf32 = False
+    by_newer = older is None or "tf32" in (matmul.fp32_precision, cudnn.conv.fp32_precision)
+    if by_newer:
         matmul.fp32_precision = cudnn.conv.fp32_precision = "ieee"
-        try:
-            yield
-        finally:
-            matmul.fp32_precision, cudnn.conv.fp32_precision = newer
-        return
-    torch.set_float32_matmul_precision("highest")
-    cudnn.allow_tf32 = False
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(older[0])
-        cudnn.allow_tf32 = older[1]
+        if by_newer:
+            matmul.fp32_precision, cudnn.conv.fp32_precision = newer
+        if older is not None:
+            torch.set_float32_matmul_precision(older[0])
+            cudnn.allow_tf32 = older[1]

@@ -151,8 +151,9 @@ def fit(
     for chosen_batch in [batch] if batch else _halvings(most):
         for chosen_tangents in widths:
             need = sizes.bytes(chosen_batch, chosen_tangents)
-            # Prefer fewer codes to fewer than 8 tangents: the primal pass is shared by the tangents.
-            roomy = chosen_tangents >= min(8, sizes.latent_dim) or chosen_batch == 1 or tangents is not None
+            # Prefer fewer codes (where there is a choice) to fewer than 8 tangents, which share the primal pass.
+            fixed = batch is not None or tangents is not None
+            roomy = fixed or chosen_batch == 1 or chosen_tangents >= min(8, sizes.latent_dim)
             if need <= available and roomy:
                 return Fit(chosen_batch, chosen_tangents, need, available)
     least = sizes.bytes(batch or 1, tangents or 1)
