@@ -74,7 +74,7 @@ def plan(job: Job, as_json: AsJson = False) -> None:
     if as_json:
         _print_json(display.plan_dict(planned))
     else:
-        display.plan_table(planned, Console())
+        display.plan_table(planned, display.out())
         err.print(f"next: pullback run {job}")
 
 
@@ -128,7 +128,7 @@ def list_(
     if as_json:
         _print_json(sweeps)
     elif sweeps:
-        display.sweeps_table(sweeps, Console())
+        display.sweeps_table(sweeps, display.out())
     else:
         err.print(f"no sweeps in {escape(str(folder))}; make one with: pullback run jobs/quickstart.yaml")
 
@@ -140,7 +140,7 @@ def show(sweep: SweepPath, as_json: AsJson = False) -> None:
     if as_json:
         _print_json(display.sweep_dict(opened))
     else:
-        display.sweep_table(opened, Console())
+        display.sweep_table(opened, display.out())
 
 
 @app.command()
@@ -167,7 +167,7 @@ def analyze(
     if as_json:
         _print_json(analysis.to_json())
     else:
-        display.analysis_table(analysis, opened, Console())
+        display.analysis_table(analysis, opened, display.out())
         err.print(f"next: pullback report {sweep}")
 
 
@@ -199,7 +199,7 @@ def list_generators(as_json: AsJson = False) -> None:
     rows = [
         {"name": name, **entry.model_dump(), "here": find(entry.weights) is not None} for name, entry in zoo().items()
     ]
-    _print_json(rows) if as_json else display.generators_table(rows, Console())
+    _print_json(rows) if as_json else display.generators_table(rows, display.out())
 
 
 @weights_app.command("list")
@@ -216,7 +216,7 @@ def list_weights(as_json: AsJson = False) -> None:
         }
         for name, entry in manifest().items()
     ]
-    _print_json(rows) if as_json else display.weights_table(rows, Console())
+    _print_json(rows) if as_json else display.weights_table(rows, display.out())
 
 
 @weights_app.command("fetch")

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 _LINE_SECONDS = 5.0
 
 
+def out() -> Console:
+    """Standard output. Where it is not a terminal, wide enough that no table is folded."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=250)
+
+
 def plan_dict(plan: "Plan") -> dict[str, Any]:
     """`pullback plan --json`."""
     layout = plan.layout
@@ -160,9 +166,9 @@ def analysis_table(analysis: "Analysis", sweep: "Sweep", console: Console) -> No
     console.print(likeness)
     spectrum = _table(
         ">rank",
-        ">mean eigenvalue",
-        ">5–95 % of points",
-        ">eigenvalue of the mean metric",
+        ">mean λ",
+        ">5–95 %",
+        ">λ of the mean H",
         ">95 % interval",
         title="Spectrum",
     )
@@ -300,8 +306,9 @@ def _table(*columns: str, title: str | None = None) -> Table:
     """A plain table; a column whose heading begins with `>` is aligned to the right."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
+        number = column.startswith(">")
         table.add_column(
-            column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold"
+            column.removeprefix(">"), justify="right" if number else "left", overflow="fold", no_wrap=number
         )
     return table
 

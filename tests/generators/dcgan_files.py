@@ -4,6 +4,8 @@
 `eyes`: the state itself, six numbered 0, 4, 7, 10, 13, 16: a dropout layer stands at 3.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 
@@ -17,7 +19,7 @@ def network(widths, dropout=False):
     layers = [nn.ConvTranspose2d(widths[0], widths[1], 4, 1, 0, bias=False), nn.BatchNorm2d(widths[1]), nn.ReLU(True)]
     if dropout:
         layers.append(nn.Dropout(0.5))
-    for into, out in zip(widths[1:-2], widths[2:-1], strict=True):
+    for into, out in pairwise(widths[1:-1]):
         layers += [nn.ConvTranspose2d(into, out, 4, 2, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU(True)]
     layers += [nn.ConvTranspose2d(widths[-2], widths[-1], 4, 2, 1, bias=False), nn.Tanh()]
     main = nn.Sequential(*layers)

@@ -1,12 +1,13 @@
 """Generators by name, by path and by factory; whatever cannot be one is refused with what to do about it."""
 
+import importlib
 import re
 import sys
 import textwrap
 
 import pytest
 import torch
-from dcgan_files import EYES_CLASSES, EYES_WIDTHS, save_eyes, save_faces, state_of
+from dcgan_files import EYES_CLASSES, EYES_WIDTHS, network, save_eyes, save_faces, state_of
 from torch import nn
 from weight_files import sha256
 
@@ -89,7 +90,8 @@ def test_a_registered_conditional_generator_knows_its_classes(tmp_path, monkeypa
     entry = ZooEntry(
         family="dcgan", what="", weights="w", latent_dim=EYES_WIDTHS[0] - 3, image_size=128, classes=EYES_CLASSES
     )
-    monkeypatch.setattr("pullback.generators.zoo.zoo", lambda: {"small-eyes": entry})
+    # the package's attribute `zoo` is the function, not the module
+    monkeypatch.setattr(importlib.import_module("pullback.generators.zoo"), "zoo", lambda: {"small-eyes": entry})
     generator = load_generator("small-eyes", weights=tmp_path / "eyes.pth", device="cpu")
     assert generator.classes == EYES_CLASSES
     assert class_indices(generator, "cycle", range(4)).tolist() == [0, 1, 2, 0]
@@ -112,8 +114,6 @@ def test_the_path_of_a_checkpoint_takes_no_second_weight_file(tmp_path):
 
 
 def test_a_checkpoint_of_grey_images_is_refused(tmp_path):
-    from dcgan_files import network
-
     torch.save(state_of(network((5, 8, 1))), tmp_path / "grey.pth")
     with pytest.raises(PullbackError, match=r"gave \(2, 1, 8, 8\) for 2 codes; images \[2, 3, height, width\]"):
         load_generator(str(tmp_path / "grey.pth"), device="cpu")

@@ -1,0 +1,200 @@
+"""What holds of every distance, the mean squared difference, and distances by name."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from pullback.distances import ResidualDistance, build_distance, load_distance
+from pullback.distances.lpips import Lpips
+from pullback.distances.mse import Mse
+from pullback.distances.trunks import Trunk
+from pullback.errors import SpecError
+from pullback.spec import MseSpec
+
+
+def some_images(seed, batch=2, size=6):
+    return torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def tiny_lpips():
+    stream = torch.Generator().manual_seed(0)
+    trunk = Trunk([[nn.Conv2d(3, 4, 3), nn.ReLU()], [nn.Conv2d(4, 6, 2), nn.ReLU()]], smallest=4)
+    for parameter in trunk.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=stream)
+    return Lpips(trunk, [torch.rand(4, generator=stream), torch.rand(6, generator=stream)]).requires_grad_(False)
+
+
+DISTANCES = {"mse": Mse(), "mse clamped": Mse(clamp=True), "mse resized": Mse(size=4), "lpips": tiny_lpips()}
+SEEDS = st.integers(0, 2**31)
+
+
+@pytest.mark.parametrize("distance", DISTANCES.values(), ids=DISTANCES)
+@settings(deadline=None, max_examples=25)
+@given(SEEDS, SEEDS)
+def test_a_distance_is_symmetric_never_negative_and_zero_of_the_same_image(distance, one, other):
+    x, y = some_images(one), some_images(other)
+    assert torch.equal(distance(x, x), torch.zeros(2))
+    assert torch.equal(distance(x, y), distance(y, x))
+    assert bool((distance(x, y) >= 0).all())
+    if one != other:
+        assert bool((distance(x, y) > 0).all())
+
+
+@pytest.mark.parametrize("distance", DISTANCES.values(), ids=DISTANCES)
+@settings(deadline=None, max_examples=25)
+@given(SEEDS, SEEDS, SEEDS)
+def test_the_root_of_a_distance_keeps_the_triangle_inequality(distance, a, b, c):
+    x, y, z = (some_images(seed) for seed in (a, b, c))
+    assert bool((distance(x, z).sqrt() <= distance(x, y).sqrt() + distance(y, z).sqrt() + 1e-5).all())
+
+
+@pytest.mark.parametrize("distance", DISTANCES.values(), ids=DISTANCES)
+def test_a_distance_is_the_squared_norm_of_the_residuals_difference(distance):
+    x, y = some_images(1), some_images(2)
+    expected = torch.linalg.vector_norm(distance.residual(x).double() - distance.residual(y).double(), dim=1) ** 2
+    assert torch.allclose(distance(x, y).double(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("distance", DISTANCES.values(), ids=DISTANCES)
+def test_images_are_measured_one_by_one_and_one_against_many(distance):
+    x, y = some_images(1, batch=1), some_images(2, batch=3)
+    alone = torch.cat([distance(x, y[i : i + 1]) for i in range(3)])
+    assert distance(x, y).shape == (3,)
+    assert torch.allclose(distance(x, y), alone, rtol=1e-5)
+    assert torch.allclose(distance(y, x), alone, rtol=1e-5)
+
+
+@settings(deadline=None, max_examples=50)
+@given(SEEDS, SEEDS, st.integers(1, 9))
+def test_mse_is_the_mean_squared_difference_of_pixels(one, other, size):
+    x, y = some_images(one, size=size), some_images(other, size=size)
+    expected = ((x.double() - y.double()) ** 2).mean(dim=(1, 2, 3))
+    assert torch.allclose(Mse()(x, y).double(), expected, rtol=1e-5)
+
+
+def test_mse_of_black_and_white_is_one():
+    assert float(Mse()(torch.zeros(1, 3, 5, 7), torch.ones(1, 3, 5, 7))) == pytest.approx(1)
+
+
+def test_clamping_takes_the_derivative_of_saturated_pixels():
+    x = torch.full((1, 3, 2, 2), 0.5)
+    x[..., 0, 0], x[..., 0, 1] = 1.1, -0.1
+    x.requires_grad_()
+    gradients = [torch.autograd.grad(Mse(clamp=clamp).residual(x).sum(), x)[0][0, 0] for clamp in (True, False)]
+    share = 12**-0.5
+    assert torch.allclose(gradients[0], share * torch.tensor([[0.0, 0], [1, 1]]))
+    assert torch.allclose(gradients[1], share * torch.ones(2, 2))
+
+
+def test_clamping_measures_what_lies_outside_as_the_edge():
+    x, edge = torch.full((1, 3, 2, 2), 1.2), torch.ones(1, 3, 2, 2)
+    assert float(Mse(clamp=True)(x, edge)) == 0
+    assert float(Mse()(x, edge)) == pytest.approx(0.04)
+
+
+def test_a_size_resizes_bilinearly_before_measuring():
+    x, y = torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4)
+    x[..., ::2, ::2] = 1  # each 2 × 2 block has the mean 1/4, which is what halving gives
+    assert float(Mse()(x, y)) == pytest.approx(1 / 4)
+    assert float(Mse(size=2)(x, y)) == pytest.approx(1 / 16)
+    assert Mse(size=2).residual(x).shape == (1, 12)
+
+
+def test_images_of_the_set_size_are_left_as_they_are():
+    x = some_images(1, size=6)
+    assert torch.equal(Mse(size=6).residual(x), Mse().residual(x))
+
+
+def test_clamping_comes_before_resizing():
+    x = torch.zeros(1, 3, 4, 4)
+    x[..., ::2, ::2] = 1.2
+    assert float(Mse(clamp=True, size=2)(x, torch.zeros(1, 3, 4, 4))) == pytest.approx(1 / 16)
+
+
+@pytest.mark.parametrize(
+    ("images", "told"),
+    [
+        (2 * some_images(1) - 1, r"from -0\.9\d* to 0\.9.*\(x \+ 1\) / 2"),
+        (255 * some_images(1), r"from .* to 25\d"),
+        (torch.full((1, 3, 4, 4), -0.3), r"from -0\.3 to -0\.3"),
+        (torch.full((1, 3, 4, 4), 1.3), r"from 1\.3 to 1\.3"),
+    ],
+)
+@pytest.mark.parametrize("swapped", [False, True])
+def test_images_far_outside_the_range_are_refused(images, told, swapped):
+    good = torch.zeros(1, 3, *images.shape[-2:])
+    pair = (good, images) if swapped else (images, good)
+    with pytest.raises(ValueError, match=rf"images in \[0, 1\] are needed, these go {told}"):
+        Mse()(*pair)
+
+
+def test_images_a_little_outside_the_range_are_measured():
+    assert float(Mse()(torch.full((1, 3, 2, 2), 1.2), torch.full((1, 3, 2, 2), -0.2))) == pytest.approx(1.4**2)
+
+
+def test_a_distance_works_under_vmap():
+    x, y = some_images(1, batch=3), some_images(2, batch=3)
+    mapped = torch.func.vmap(lambda a, b: Mse()(a[None], b[None])[0])(x, y)
+    assert torch.allclose(mapped, Mse()(x, y))
+
+
+def test_a_distance_without_features_says_so():
+    with pytest.raises(NotImplementedError, match=r"ResidualDistance must implement features\(images\)"):
+        ResidualDistance().residual(some_images(1))
+
+
+def test_distances_are_loaded_by_name_with_their_options():
+    distance = load_distance("mse", clamp=True, size=32, device="cpu")
+    assert isinstance(distance, Mse)
+    assert (distance.name, distance.clamp, distance.size) == ("mse", True, 32)
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("trunk", ["alex", "vgg"])
+def test_lpips_is_loaded_by_name_with_its_options(request, trunk):
+    request.getfixturevalue(f"lpips_{trunk}")  # skips where the weights are not here
+    distance = load_distance("lpips", trunk=trunk, input_range="paper", clamp=True, size=64, device="cpu")
+    assert (distance.name, distance.input_range, distance.clamp, distance.size) == (f"lpips-{trunk}", "paper", True, 64)
+
+
+def test_the_distance_of_a_job_is_built():
+    distance = build_distance(MseSpec(clamp=True), "cpu")
+    assert isinstance(distance, Mse)
+    assert distance.clamp
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "problem"),
+    [
+        ("lpip", {}, "distance: 'lpip' is not one of lpips, mse; did you mean 'lpips'?"),
+        ("ssim", {}, "distance: 'ssim' is not one of lpips, mse"),
+        ("lpips", {"trunc": "alex"}, "distance.trunc: unknown key; did you mean 'trunk'?"),
+        ("lpips", {"trunk": "alexnet"}, "distance.trunk: 'alexnet' is not one of alex, vgg; did you mean 'alex'?"),
+        ("lpips", {"input_range": "papers"}, "distance.input_range: 'papers' is not one of standard, paper; did you"),
+        ("mse", {"trunk": "alex"}, "distance.trunk: unknown key; allowed here are clamp, size, name"),
+        ("mse", {"size": 8}, "distance.size: must be at least 16, not 8; the nearest valid value is 16"),
+        ("mse", {"size": "64"}, "distance.size: a whole number is needed, not the text '64'"),
+        ("mse", {"clamp": 1}, "distance.clamp: true or false is needed, not 1"),
+    ],
+)
+def test_a_wrong_distance_is_refused_with_the_nearest_valid_value(name, options, problem):
+    with pytest.raises(SpecError) as caught:
+        load_distance(name, device="cpu", **options)
+    (found,) = caught.value.problems
+    assert found.startswith(problem)
+    assert str(caught.value).startswith(f"load_distance({name!r}): 1 problem")
+
+
+def test_every_wrong_option_is_told_at_once():
+    with pytest.raises(SpecError) as caught:
+        load_distance("lpips", trunk="x", size=1, clamp=None, extra=1)
+    assert {problem.partition(":")[0] for problem in caught.value.problems} == {
+        f"distance.{key}" for key in ("trunk", "size", "clamp", "extra")
+    }
+
+
+def test_an_unknown_device_is_refused():
+    with pytest.raises(SpecError, match="torch knows no device 'cuad'; did you mean 'cuda'"):
+        load_distance("mse", device="cuad")
