@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 EXIT_QUARANTINED = 4
 EXIT_INTERRUPTED = 130
+# The metric runs without these, for example on a machine that is lent for a benchmark.
+_OPTIONAL = {"ray", "zarr", "icechunk", "xarray", "matplotlib", "jinja2"}
 
 app = typer.Typer(
     name="pullback",
@@ -57,6 +59,13 @@ def main() -> None:
     except KeyboardInterrupt:
         err.print("interrupted")
         sys.exit(EXIT_INTERRUPTED)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _OPTIONAL:
+            raise
+        err.print(f"[bold red]error:[/] this needs {error.name}, which is not installed: pip install {error.name}")
+        if error.name == "ray":
+            err.print("`pullback run --serial` runs in one process, without Ray.")
+        sys.exit(1)
     except BrokenPipeError:  # `pullback ls | head`
         sys.exit(1)
 
@@ -75,7 +84,7 @@ def plan(job: Job, as_json: AsJson = False) -> None:
         _print_json(display.plan_dict(planned))
     else:
         display.plan_table(planned, display.out())
-        err.print(f"next: pullback run {job}")
+        err.print(f"next: pullback run {escape(str(job))}")
 
 
 @app.command()
@@ -103,15 +112,15 @@ def run(
     if outcome.interrupted or status.pending:
         word = "interrupted" if outcome.interrupted else "not finished"
         err.print(f"{word}: {done} of {status.planned} samples are saved; nothing that was saved is lost.")
-        err.print(f"to go on: pullback run {job}")
+        err.print(f"to go on: pullback run {escape(str(job))}")
         raise typer.Exit(EXIT_INTERRUPTED if outcome.interrupted else 1)
     if outcome.computed == 0:
         err.print(f"nothing to do: all {status.planned} samples of {escape(str(path))} are done.")
     else:
         err.print(f"done: {status.good} good samples of {status.planned} in {escape(str(path))}.")
     if status.quarantined:
-        err.print(f"[yellow]{status.quarantined} samples are quarantined:[/] see pullback show {path}")
-    err.print(f"next: pullback report {path}")
+        err.print(f"[yellow]{status.quarantined} samples are quarantined:[/] see pullback show {escape(str(path))}")
+    err.print(f"next: pullback report {escape(str(path))}")
     if status.quarantined:
         raise typer.Exit(EXIT_QUARANTINED)
 
@@ -168,7 +177,7 @@ def analyze(
         _print_json(analysis.to_json())
     else:
         display.analysis_table(analysis, opened, display.out())
-        err.print(f"next: pullback report {sweep}")
+        err.print(f"next: pullback report {escape(str(sweep))}")
 
 
 @app.command()

@@ -25,7 +25,7 @@ class SpecError(PullbackError):
     def __init__(self, problems: Sequence[str], source: str = "the job") -> None:
         self.problems = list(problems)
         count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
-        lines = "\n".join(f"  - {problem}" for problem in self.problems)
+        lines = "\n".join(f"  - {problem}".replace("\n", "\n    ") for problem in self.problems)
         super().__init__(f"{source}: {count}\n{lines}")
 
 

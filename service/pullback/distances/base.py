@@ -65,7 +65,7 @@ class ResidualDistance(nn.Module):
 
 def _refuse_other_ranges(images: Tensor) -> None:
     try:
-        low, high = float(images.min()), float(images.max())
+        low, high = float(images.detach().min()), float(images.detach().max())
     except RuntimeError:
         return  # inside torch.func.vmap a tensor has no values to look at
     if low < -_FAR_OUTSIDE or high > 1 + _FAR_OUTSIDE:

@@ -5,6 +5,7 @@ their norm over channels, and w_l ≥ 0 the calibrated head. It is a sum of squa
 r(x) = concat_l sqrt(w_l / (H_l W_l)) · û_l(x) has ||r(x) − r(y)||² = LPIPS(x, y), and LPIPS is itself the D².
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -119,7 +120,9 @@ def load_lpips(
 def _read_heads(path: Path) -> list[Tensor]:
     """The heads of the `lpips` package: `lin0.model.1.weight` [1, channels, 1, 1], `lin1...`, ..."""
     content = read_checkpoint(path)
-    try:
-        return [content[f"lin{index}.model.1.weight"].flatten() for index in range(len(content))]
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise WeightsError(f"the file {path} does not hold the linear heads of LPIPS: {error}") from error
+    keys = [f"lin{index}.model.1.weight" for index in range(len(content) if isinstance(content, Mapping) else 0)]
+    if not keys or not all(isinstance(content.get(key), Tensor) for key in keys):
+        raise WeightsError(
+            f"the file {path} does not hold the linear heads of LPIPS: lin0.model.1.weight, lin1..., ..."
+        )
+    return [content[key].flatten() for key in keys]

@@ -1,0 +1,141 @@
+import numpy as np
+import pytest
+import xarray as xr
+
+from pullback.generators import zoo
+from pullback.generators.weights import manifest
+from pullback.store.reader import open_sweep
+
+
+def test_show_as_json_keeps_its_promises(done, pullback):
+    said = pullback("show", "sweeps/mine", "--json")
+    assert said.code == 0
+    assert said.err == ""
+    shown = said.json
+    assert shown["name"] == "mine"
+    assert shown["samples"] == {"planned": 5, "good": 5, "quarantined": 0, "pending": 0}
+    assert shown["generator"] == "own_generators:smooth"
+    assert shown["distance"] == "mse"
+    assert shown["latent_dim"] == shown["components"] == 6
+    assert shown["snapshot"] == open_sweep("sweeps/mine").snapshot
+    assert shown["quarantine_reasons"] == {}
+    assert shown["spec"]["samples"]["count"] == 5
+
+
+def test_show_counts_quarantined_samples_by_their_reason(done, pullback):
+    shown = pullback("show", "sweeps/gaps", "--json").json
+    samples = shown["samples"]
+    latents = open_sweep("sweeps/gaps").dataset(only_good=False).latent.values
+    assert samples["quarantined"] == (latents[:, 1] > 1).sum() > 0
+    assert samples["good"] + samples["quarantined"] == samples["planned"] == 30
+    assert shown["quarantine_reasons"] == {"NOT_FINITE": samples["quarantined"]}
+    table = pullback("show", "sweeps/gaps").out
+    assert f"{samples['quarantined']} quarantined ({samples['quarantined']} not_finite)" in " ".join(table.split())
+
+
+def test_show_as_a_table_says_the_same(done, pullback):
+    said = pullback("show", "sweeps/mine")
+    assert said.code == 0
+    text = " ".join(said.out.split())
+    assert "5 good of 5 planned, 0 pending, 0 quarantined" in text
+    assert "own_generators:smooth" in text
+    assert open_sweep("sweeps/mine").snapshot in text
+
+
+def test_ls_lists_every_sweep_of_a_folder(done, pullback):
+    rows = pullback("ls", "--json").json
+    assert [row["name"] for row in rows] == ["gaps", "mine"]
+    assert rows[1] == pullback("show", "sweeps/mine", "--json").json
+    table = pullback("ls", "sweeps").out
+    assert "mine" in table
+    assert "gaps" in table
+
+
+def test_ls_of_an_empty_folder_is_empty_and_no_error(here, pullback):
+    said = pullback("ls")
+    assert (said.code, said.out) == (0, "")
+    assert "no sweeps in sweeps" in said.err
+    as_json = pullback("ls", "--json")
+    assert (as_json.code, as_json.json) == (0, [])
+
+
+def test_analyze_as_json_keeps_its_promises(done, pullback):
+    said = pullback("analyze", "sweeps/mine", "--draws", 20, "--json")
+    assert said.code == 0
+    analysis = said.json
+    values = open_sweep("sweeps/mine").dataset().eigenvalue.values
+    assert analysis["samples"] == 5
+    np.testing.assert_allclose(analysis["anisotropy"]["mean_spectrum"], values.mean(axis=0), rtol=1e-12)
+    share = np.cumsum(values.mean(axis=0)) / values.mean(axis=0).sum()
+    for quantile in ("0.99", "0.999"):
+        dim = analysis["anisotropy"]["dim"][quantile]
+        assert dim["below"] == (share < float(quantile)).sum()
+        assert dim["needed"] == dim["below"] + 1
+    homogeneity = analysis["homogeneity"]
+    assert homogeneity["pairs"] in (10, 20)
+    for kind in ("log", "linear"):
+        row = homogeneity[kind]
+        assert set(row) >= {"mean", "std", "median", "ci95"}
+        assert -1 <= row["mean"] <= 1
+        assert row["ci95"][0] <= row["mean"] <= row["ci95"][1]
+
+
+def test_analyze_as_a_table_suggests_the_report(done, pullback):
+    said = pullback("analyze", "sweeps/mine", "--draws", 20)
+    assert said.code == 0
+    assert "Anisotropy" in said.out
+    assert "Homogeneity" in said.out
+    assert said.next_commands() == ["pullback report sweeps/mine"]
+
+
+def test_analyze_leaves_quarantined_samples_out(done, pullback):
+    analysis = pullback("analyze", "sweeps/gaps", "--draws", 20, "--json").json
+    assert analysis["samples"] == open_sweep("sweeps/gaps").status().good < 30
+
+
+def test_export_writes_what_xarray_opens(done, pullback):
+    said = pullback("export", "sweeps/mine", "out.zarr")
+    assert (said.code, said.out) == (0, "")
+    call = next(line for line in said.err.splitlines() if "open it with" in line).partition("xarray.")[2]
+    exported = eval(f"xr.{call}", {"xr": xr})
+    stored = open_sweep("sweeps/mine").dataset(only_good=False)
+    for name in ("latent", "eigenvalue", "eigenvector", "status"):
+        np.testing.assert_array_equal(exported[name], stored[name])
+    again = pullback("export", "sweeps/mine", "out.zarr")
+    assert again.code == 1
+    assert "exists already" in again.err
+
+
+@pytest.mark.parametrize("command", ["show", "analyze", "export", "report"])
+def test_a_sweep_that_is_not_there_is_told_with_the_nearest_that_is(done, pullback, command):
+    said = pullback(command, "sweeps/mien", *(["x.zarr"] if command == "export" else []))
+    assert said.code == 1
+    assert said.out == ""
+    assert "no sweep at sweeps/mien; did you mean sweeps/mine?" in said.err
+    assert "Traceback" not in said.err
+    assert not (done / "sweeps" / "mien").exists()
+    assert not (done / "x.zarr").exists()
+
+
+@pytest.mark.parametrize("command", [("show",), ("analyze",)])
+def test_reading_changes_no_number_of_a_sweep(done, pullback, command):
+    before = open_sweep("sweeps/mine").snapshot
+    assert pullback(*command, "sweeps/mine", "--json").code == 0
+    assert open_sweep("sweeps/mine").snapshot == before
+
+
+def test_the_registered_generators_are_listed(pullback):
+    rows = {row["name"]: row for row in pullback("generators", "list", "--json").json}
+    assert list(rows) == list(zoo())
+    eyes = rows["dcgan-eyes"]
+    assert (eyes["latent_dim"], eyes["image_size"], len(eyes["classes"])) == (100, 128, 8)
+    table = pullback("generators", "list")
+    assert table.code == 0
+    assert "dcgan-faces" in table.out
+
+
+def test_the_known_weights_are_listed(pullback):
+    rows = pullback("weights", "list", "--json").json
+    assert [row["name"] for row in rows] == list(manifest())
+    assert all(set(row) == {"name", "what", "licence", "path"} for row in rows)
+    assert "dcgan-faces" in pullback("weights", "list").out

@@ -1,0 +1,178 @@
+import sys
+
+import numpy as np
+import pytest
+import torch
+from sweep_jobs import job
+
+from pullback.distances import load_distance
+from pullback.metric import metric_at
+from pullback.store.schema import GOOD, QUARANTINED, SHARD_ARRAYS, Reason
+from pullback.sweep import worker as worker_module
+from pullback.sweep.latents import sample_latents
+from pullback.sweep.plan import make_plan
+from pullback.sweep.worker import Worker, WorkOrder
+from toy_generators import Classes, Smooth
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return tmp_path
+
+
+def a_worker(spec, here, **changes):
+    plan = make_plan(spec)
+    settings = {"device": "cpu", "batch": 1, "tangents": 6, "threads": None, "fork": b"", "folder": str(here)}
+    return Worker(WorkOrder(job=spec, layout=plan.layout, **{**settings, **changes}))
+
+
+def arrays(record):
+    """Everything of a record that is a result; the time taken is not."""
+    return {array.name: getattr(record, array.name) for array in SHARD_ARRAYS if array.name != "seconds"}
+
+
+def test_the_same_shard_again_is_the_same_to_the_last_bit(here):
+    worker = a_worker(job(), here)
+    first = arrays(worker.compute(1))
+    worker.compute(2)
+    for name, again in arrays(worker.compute(1)).items():
+        np.testing.assert_array_equal(again, first[name], err_msg=name)
+    for name, elsewhere in arrays(a_worker(job(), here).compute(1)).items():
+        np.testing.assert_array_equal(elsewhere, first[name], err_msg=name)
+
+
+def test_a_record_holds_the_metrics_of_its_own_samples(here):
+    spec = job(metric={"components": 4})
+    record = a_worker(spec, here).compute(1)
+    latents = sample_latents(spec.samples, [2, 3], 6)
+    wanted = metric_at(Smooth(), load_distance("mse", device="cpu"), latents)
+    np.testing.assert_array_equal(record.latent, latents)
+    np.testing.assert_allclose(record.eigenvalue, wanted.eigenvalues[:, :4], rtol=1e-6)
+    np.testing.assert_allclose(record.metric_sum, wanted.matrix.sum(dim=0), rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(record.trace, wanted.eigenvalues.sum(dim=1), rtol=1e-6)
+    kept = wanted.eigenvalues[:, :4].sum(dim=1) / wanted.eigenvalues.sum(dim=1)
+    np.testing.assert_allclose(record.trace_share, kept, rtol=1e-6)
+    for vectors, values, matrix in zip(record.eigenvector, record.eigenvalue, wanted.matrix.numpy(), strict=True):
+        np.testing.assert_allclose(vectors @ matrix, values[:, None] * vectors, atol=1e-6 * values[0])
+    assert record.status.tolist() == [GOOD, GOOD]
+    assert record.condition.tolist() == [-1, -1]
+    assert (record.seconds > 0).all()
+
+
+def test_every_record_fits_the_layout_also_the_last_and_smaller_one(here):
+    spec = job()
+    worker, layout = a_worker(spec, here), make_plan(spec).layout
+    sizes = []
+    for shard in range(layout.shards):
+        record = worker.compute(shard)
+        record.validate(layout)
+        sizes.append(len(record.status))
+    assert sizes == [2, 2, 2, 1]
+
+
+def test_classes_are_taken_in_turn_over_the_samples_of_the_sweep(here):
+    spec = job({"name": "toy_generators:classes", "condition": "cycle"})
+    worker = a_worker(spec, here)
+    records = [worker.compute(shard) for shard in range(4)]
+    classes = np.concatenate([record.condition for record in records])
+    assert classes.tolist() == [0, 1, 2, 0, 1, 2, 0]
+    a = Classes().matrix.detach().numpy().astype(np.float64)
+    trace = np.trace(2 * a.T @ a / len(a))
+    np.testing.assert_allclose(np.concatenate([r.trace for r in records]), trace * (1.0 + classes) ** 2, rtol=1e-5)
+
+
+def test_one_class_is_that_of_every_sample(here):
+    worker = a_worker(job({"name": "toy_generators:classes", "condition": "three"}), here)
+    assert worker.compute(0).condition.tolist() == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("factory", "reason"),
+    [("nan_images", Reason.NOT_FINITE), ("nan_without_derivative", Reason.JACOBIAN_PROBE)],
+)
+def test_samples_without_a_trustworthy_metric_are_quarantined_with_the_reason(here, factory, reason):
+    spec = job(f"sweep_jobs:{factory}", count=40, resources={"shard_size": 40})
+    record = a_worker(spec, here).compute(0)
+    bad = record.latent[:, 1] > 1
+    assert 0 < bad.sum() < 20
+    np.testing.assert_array_equal(record.status, np.where(bad, QUARANTINED, GOOD))
+    np.testing.assert_array_equal(record.reason, np.where(bad, reason, Reason.NONE))
+    record.validate(make_plan(spec).layout)
+    good = metric_at(Smooth(), load_distance("mse", device="cpu"), record.latent[~bad]).matrix
+    np.testing.assert_allclose(record.metric_sum, good.sum(dim=0), rtol=1e-5, atol=1e-12)
+
+
+def test_a_wrong_derivative_quarantines_every_sample_and_leaves_no_sum(here):
+    spec = job("sweep_jobs:wrong_derivative")
+    record = a_worker(spec, here).compute(0)
+    assert record.status.tolist() == [QUARANTINED, QUARANTINED]
+    assert record.reason.tolist() == [Reason.JACOBIAN_PROBE] * 2
+    assert not record.metric_sum.any()
+    record.validate(make_plan(spec).layout)
+
+
+def test_a_generator_that_never_changes_its_image_is_no_error(here):
+    record = a_worker(job("sweep_jobs:grey"), here).compute(0)
+    assert record.status.tolist() == [GOOD, GOOD]
+    assert not record.eigenvalue.any()
+    assert record.trace_share.tolist() == [1, 1]
+
+
+class _SmallMemory:
+    """`metric_at` on a device that has room for so many codes × tangents."""
+
+    def __init__(self, room):
+        self.room, self.tried = room, []
+
+    def __call__(self, *arguments, batch, tangents, **options):
+        self.tried.append((batch, tangents))
+        if batch * tangents > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return metric_at(*arguments, batch=batch, tangents=tangents, **options)
+
+
+def test_out_of_memory_halves_the_batch_and_then_the_tangents(here, monkeypatch):
+    spec = job(resources={"shard_size": 4})
+    wanted = arrays(a_worker(spec, here).compute(0))
+    memory = _SmallMemory(room=2)
+    monkeypatch.setattr(worker_module, "metric_at", memory)
+    worker = a_worker(spec, here, batch=4, tangents=6)
+    found = arrays(worker.compute(0))
+    assert memory.tried == [(4, 6), (2, 6), (1, 6), (1, 3), (1, 1)]
+    np.testing.assert_array_equal(found["latent"], wanted["latent"])
+    np.testing.assert_allclose(found["eigenvalue"], wanted["eigenvalue"], rtol=1e-5)
+    worker.compute(1)
+    assert memory.tried[5:] == [(1, 1)]  # what did not fit once is not tried again
+
+
+def test_out_of_memory_with_the_smallest_pieces_is_an_error(here, monkeypatch):
+    monkeypatch.setattr(worker_module, "metric_at", _SmallMemory(room=0))
+    with pytest.raises(torch.OutOfMemoryError):
+        a_worker(job(), here, batch=2, tangents=2).compute(0)
+
+
+def test_a_worker_finds_a_users_own_module_in_the_drivers_folder(here, monkeypatch):
+    folder = here / "project"
+    folder.mkdir()
+    (folder / "module_of_a_user.py").write_text("from toy_generators import Smooth as build\n")
+    spec = job("module_of_a_user:build")
+    monkeypatch.chdir(folder)
+    layout = make_plan(spec).layout
+    monkeypatch.chdir(here)
+    monkeypatch.delitem(sys.modules, "module_of_a_user")
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(folder)])
+    order = WorkOrder(spec, layout, "cpu", 1, 6, None, str(folder), b"")
+    assert (Worker(order).compute(0).status == GOOD).all()
+
+
+def test_a_worker_uses_the_threads_it_is_told_to(here):
+    before = torch.get_num_threads()
+    try:
+        a_worker(job(), here, threads=2)
+        assert torch.get_num_threads() == 2
+        a_worker(job(), here, threads=None)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
