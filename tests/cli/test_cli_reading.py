@@ -80,6 +80,24 @@ def test_analyze_as_json_keeps_its_promises(done, pullback):
         assert row["ci95"][0] <= row["mean"] <= row["ci95"][1]
 
 
+def test_one_sample_has_no_statistics_and_two_have_strict_json(here, pullback, job):
+    pullback("run", job("one.yaml", samples={"count": 1}), "--serial")
+    alone = pullback("analyze", "sweeps/mine", "--draws", 20, "--json")
+    assert (alone.code, alone.out) == (1, "")
+    assert "1 good sample of 1 planned" in alone.err
+    pullback("run", job("two.yaml", samples={"count": 2}, store="sweeps/two"), "--serial")
+    both = pullback("analyze", "sweeps/two", "--draws", 20, "--json")
+    assert both.code == 0
+    assert both.json["samples"] == 2
+    assert pullback("analyze", "sweeps/two", "--draws", 20).code == 0
+
+
+def test_nan_is_never_printed_as_json(done, pullback, monkeypatch):
+    monkeypatch.setattr("pullback.display.sweep_dict", lambda sweep: {"value": float("nan")})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        pullback("show", "sweeps/mine", "--json")
+
+
 def test_analyze_as_a_table_suggests_the_report(done, pullback):
     said = pullback("analyze", "sweeps/mine", "--draws", 20)
     assert said.code == 0

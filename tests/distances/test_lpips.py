@@ -113,10 +113,11 @@ def test_images_too_small_for_the_trunk_are_refused_with_the_size_to_set(lpips_a
 
 
 @pytest.mark.weights
-def test_small_images_are_measured_once_a_size_is_set():
+def test_small_images_are_measured_once_a_size_is_set(lpips_alex):
     distance = load_distance("lpips", size=31, device="cpu")
-    black, white = torch.zeros(1, 3, 8, 8), torch.ones(1, 3, 8, 8)
-    assert float(distance(black, white)) > 0
+    black, white = (torch.full((1, 3, 8, 8), value) for value in (0.0, 1.0))
+    expected = lpips_alex(*(torch.full((1, 3, 31, 31), value) for value in (0.0, 1.0)))
+    assert float(distance(black, white)) == pytest.approx(float(expected), rel=1e-5)
 
 
 def small_lpips(bias=0.0, **options):

@@ -115,6 +115,15 @@ def test_products_are_exact_within_and_as_the_caller_chose_afterwards(as_torch_s
     assert _Precision.read() == before
 
 
+@pytest.mark.parametrize("choose", SETTINGS[:4])
+def test_who_uses_the_older_switches_can_read_them_within(as_torch_starts, choose):
+    choose()
+    with exact_arithmetic():
+        assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.backends.cuda.matmul.allow_tf32 is False
+        assert torch.backends.cudnn.allow_tf32 is False
+
+
 @pytest.mark.parametrize("choose", SETTINGS)
 def test_an_error_within_leaves_the_callers_choice_too(as_torch_starts, choose):
     choose()

@@ -183,6 +183,16 @@ def test_a_shard_that_was_given_up_is_told_and_stays_pending():
     assert dataset().status.values.tolist() == [GOOD, GOOD, 0, 0, GOOD, GOOD, GOOD]
 
 
+def test_an_interrupt_does_not_forget_what_was_given_up():
+    def results(inner):
+        yield ShardFailed(0, "RuntimeError: out of luck")
+        raise KeyboardInterrupt
+
+    outcome = run(pool=pool_that(results))
+    assert outcome.interrupted
+    assert [failure.shard for failure in outcome.failed] == [0]
+
+
 def test_a_second_result_of_a_shard_changes_nothing(monkeypatch):
     compute = Worker.compute
 
