@@ -45,7 +45,7 @@ class GeneratorSpec(_Model):
         looks_local = ":" in name or "/" in name or Path(name).suffix != ""
         if known and name not in known and not looks_local:
             raise ValueError(
-                f"unknown generator {name!r}{nearest(name, known)}; registered are {', '.join(sorted(known))} "
+                f"unknown generator {name!r}{nearest(name, known) or ';'} registered are {', '.join(sorted(known))} "
                 "(your own: 'module:factory', or the path of a checkpoint)"
             )
         return name
@@ -236,7 +236,7 @@ def _sentence(detail: Mapping[str, Any], loc: Sequence[str | int]) -> str:
     path = ".".join(location) or "the job"
     if kind == "extra_forbidden":
         allowed = list(model.model_fields) if model else []
-        return f"{path}: unknown key{nearest(location[-1], allowed)}; allowed here are {', '.join(allowed)}"
+        return f"{path}: unknown key{nearest(location[-1], allowed) or ';'} allowed here are {', '.join(allowed)}"
     if kind == "missing":
         return f"{path}: this key is required"
     if kind == "union_tag_not_found":

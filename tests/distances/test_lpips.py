@@ -203,11 +203,17 @@ def test_heads_that_do_not_fit_the_trunk_are_refused():
         Lpips(trunk, [torch.ones(5), torch.ones(4)])
 
 
-def test_a_negative_head_is_refused():
+@pytest.mark.parametrize("weight", [-1e-6, float("nan")])
+def test_a_head_that_is_negative_or_no_number_is_refused(weight):
     trunk = small_lpips().trunk
-    heads = [torch.ones(4), torch.tensor([1.0, 1, -1e-6, 1, 1])]
-    with pytest.raises(WeightsError, match="negative weight; it would not be a distance"):
+    heads = [torch.ones(4), torch.tensor([1.0, 1, weight, 1, 1])]
+    with pytest.raises(WeightsError, match="it would not be a distance"):
         Lpips(trunk, heads)
+
+
+def test_another_input_range_is_refused_rather_than_taken_for_the_papers():
+    with pytest.raises(ValueError, match="input_range is 'standard' or 'paper', not 'papr'"):
+        Lpips(small_lpips().trunk, [torch.ones(4), torch.ones(5)], input_range="papr")
 
 
 def test_a_head_of_zeros_is_a_distance_of_nothing():

@@ -5,6 +5,7 @@ import re
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 import torch
 from dcgan_files import EYES_CLASSES, EYES_WIDTHS, network, save_eyes, save_faces, state_of
@@ -283,6 +284,8 @@ class Coloured(Generator):
 CHOICES = {
     "a name": ("blue", [1, 1, 1, 1]),
     "an index": (2, [2, 2, 2, 2]),
+    "numpy's index": (np.int64(1), [1, 1, 1, 1]),
+    "a tensor's index": (torch.tensor(1), [1, 1, 1, 1]),
     "names": (["green", "amber", "blue", "blue"], [2, 0, 1, 1]),
     "names and indices": (["green", 0, 1, "blue"], [2, 0, 1, 1]),
     "a tensor": (torch.tensor([0, 1, 2, 0]), [0, 1, 2, 0]),
@@ -320,6 +323,8 @@ def test_a_generator_without_classes_takes_no_condition():
         (3, "no class 3; choose one of amber"),
         (-1, "no class -1; choose one of amber"),
         (["blue", "red"], "no class 'red'"),
+        (["blue", None], "no class None"),
+        (1.5, "no class 1.5"),
         (["blue"] * 3, "3 classes for 2 codes"),
         ([], "0 classes for 2 codes"),
     ],

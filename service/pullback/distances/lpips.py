@@ -37,6 +37,7 @@ class Lpips(ResidualDistance):
 
     Raises:
         WeightsError: the heads do not fit the trunk, or a weight is negative.
+        ValueError: another input range.
     """
 
     def __init__(
@@ -52,8 +53,10 @@ class Lpips(ResidualDistance):
         super().__init__(clamp, size)
         if [len(head) for head in heads] != trunk.channels:
             raise WeightsError(f"LPIPS heads of sizes {[len(h) for h in heads]} for a trunk of {trunk.channels}")
-        if any(bool((head < 0).any()) for head in heads):
-            raise WeightsError("an LPIPS head has a negative weight; it would not be a distance")
+        if not all(bool((head >= 0).all()) for head in heads):
+            raise WeightsError("an LPIPS head has a weight that is negative or no number; it would not be a distance")
+        if input_range not in ("standard", "paper"):
+            raise ValueError(f"input_range is 'standard' or 'paper', not {input_range!r}")
         self.name = name
         self.trunk = trunk
         self.input_range = input_range

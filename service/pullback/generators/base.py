@@ -6,6 +6,7 @@ Leaves to others: architectures (one module a family), names (`zoo`), weights (`
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -84,7 +85,7 @@ def class_indices(generator: nn.Module, condition: Any, samples: Sequence[int] |
         raise SpecError([f"generator.condition: {name} is class-conditional; choose one of {allowed}"])
     if isinstance(condition, str) and condition == CYCLE:
         return torch.tensor([index % len(classes) for index in samples], dtype=torch.int64)
-    if isinstance(condition, str | int):
+    if isinstance(condition, str) or np.ndim(condition) == 0:
         condition = [condition] * len(samples)
     chosen = [_class_index(item, classes, name, allowed) for item in condition]
     if len(chosen) != len(samples):
@@ -95,7 +96,7 @@ def class_indices(generator: nn.Module, condition: Any, samples: Sequence[int] |
 def _class_index(item: Any, classes: tuple[str, ...], name: str, allowed: str) -> int:
     if isinstance(item, str) and item in classes:
         return classes.index(item)
-    if not isinstance(item, str) and 0 <= int(item) < len(classes):
+    if not isinstance(item, str) and hasattr(item, "__index__") and 0 <= int(item) < len(classes):
         return int(item)
     hint = nearest(item, (*classes, CYCLE)) if isinstance(item, str) else ""
-    raise SpecError([f"generator.condition: {name} has no class {item!r}{hint}; choose one of {allowed}"])
+    raise SpecError([f"generator.condition: {name} has no class {item!r}{hint or ';'} choose one of {allowed}"])
