@@ -6,6 +6,7 @@ mistakes in a job come at once.
 """
 
 import json
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -84,7 +85,7 @@ def plan(job: Job, as_json: AsJson = False) -> None:
         _print_json(display.plan_dict(planned))
     else:
         display.plan_table(planned, display.out())
-        err.print(f"next: pullback run {escape(str(job))}")
+        err.print(f"next: pullback run {_shown(job)}")
 
 
 @app.command()
@@ -96,7 +97,7 @@ def run(
     from pullback.sweep.run import run_sweep, serial_pool
 
     with display.waiting(err, "loading the generator and the distance"):
-        planned = _plan(job)
+        planned = _plan(job, serial=serial)
     if serial:
         pool = serial_pool
     else:
@@ -112,15 +113,16 @@ def run(
     if outcome.interrupted or status.pending:
         word = "interrupted" if outcome.interrupted else "not finished"
         err.print(f"{word}: {done} of {status.planned} samples are saved; nothing that was saved is lost.")
-        err.print(f"to go on: pullback run {escape(str(job))}")
+        err.print(f"to go on: pullback run {_shown(job)}")
         raise typer.Exit(EXIT_INTERRUPTED if outcome.interrupted else 1)
     if outcome.computed == 0:
         err.print(f"nothing to do: all {status.planned} samples of {escape(str(path))} are done.")
     else:
         err.print(f"done: {status.good} good samples of {status.planned} in {escape(str(path))}.")
     if status.quarantined:
-        err.print(f"[yellow]{status.quarantined} samples are quarantined:[/] see pullback show {escape(str(path))}")
-    err.print(f"next: pullback report {escape(str(path))}")
+        err.print(f"[yellow]{status.quarantined} samples are quarantined:[/] see pullback show {_shown(path)}")
+    if status.good:
+        err.print(f"next: pullback report {_shown(path)}")
     if status.quarantined:
         raise typer.Exit(EXIT_QUARANTINED)
 
@@ -177,7 +179,7 @@ def analyze(
         _print_json(analysis.to_json())
     else:
         display.analysis_table(analysis, opened, display.out())
-        err.print(f"next: pullback report {escape(str(sweep))}")
+        err.print(f"next: pullback report {_shown(sweep)}")
 
 
 @app.command()
@@ -242,12 +244,15 @@ def fetch_weights(
         fetch(names or (), archives, report=lambda line: err.print(escape(line)))
 
 
-def _plan(job: Path, measure: bool = False) -> "Plan":
+def _plan(job: Path, measure: bool = False, serial: bool = False) -> "Plan":
     from pullback.generators import zoo
     from pullback.spec import load_job
     from pullback.sweep.plan import make_plan
 
-    return make_plan(load_job(job, zoo()), measure=measure, source=str(job))
+    spec = load_job(job, zoo())
+    if serial:
+        spec = spec.model_copy(update={"resources": spec.resources.model_copy(update={"workers": 1})})
+    return make_plan(spec, measure=measure, source=str(job))
 
 
 def _open(sweep: Path) -> "Sweep":
@@ -263,6 +268,11 @@ def _analyze(sweep: "Sweep", draws: int) -> "Analysis":
         analysis = compute(sweep, draws=draws, progress=progress)
     analysis.save(sweep)
     return analysis
+
+
+def _shown(path: Path) -> str:
+    """A path in a command that is printed to be copied into a shell."""
+    return escape(shlex.quote(str(path)))
 
 
 def _print_json(content: Any) -> None:

@@ -50,14 +50,15 @@ def plan_dict(plan: "Plan") -> dict[str, Any]:
         "stored_bytes": plan.stored_bytes,
         "memory_bytes_per_worker": plan.fit.bytes,
         "seconds_per_sample": plan.seconds_per_code,
-        "seconds": plan.seconds(layout.samples),
+        "finished": plan.finished,
+        "seconds": plan.seconds,
     }
 
 
 def plan_table(plan: "Plan", console: Console) -> None:
     """`pullback plan`."""
     layout, fit = plan.layout, plan.fit
-    seconds = plan.seconds(layout.samples)
+    seconds = plan.seconds
     rows = {
         "sweep": f"{plan.job.name} ({plan.sweep_id})",
         "metric": f"{plan.job.generator.name} under {plan.job.distance.label}, {plan.job.metric.method}",
@@ -65,10 +66,12 @@ def plan_table(plan: "Plan", console: Console) -> None:
         "shards": f"{layout.shards} of {layout.shard_size} samples",
         "workers": f"{plan.workers} on {plan.device}, each {fit.batch} codes × {fit.tangents} tangents at once",
         "memory": f"about {size(fit.bytes)} a worker beyond the weights, of {size(fit.available)} that it may use",
-        "store": f"{plan.job.store_path}, up to {size(plan.stored_bytes)}",
+        "store": f"{plan.job.store_path}, up to {size(plan.stored_bytes)}"
+        f"{f', {plan.finished} samples are done already' if plan.finished else ''}",
     }
     if seconds is not None and plan.seconds_per_code is not None:
-        rows["time"] = f"about {duration(seconds)} ({plan.seconds_per_code:.2g} s a sample and worker, measured here)"
+        left = f"about {duration(seconds)}" if seconds else "nothing to do"
+        rows["time"] = f"{left} ({plan.seconds_per_code:.2g} s a sample and worker, measured here)"
     console.print(_two_columns(rows))
 
 

@@ -269,10 +269,10 @@ def test_layout_follows_the_job():
 def test_the_time_of_a_sweep_is_measured_when_asked_for(generator):
     plan = make_plan(job(generator, resources={"workers": 4, "batch": 2}), measure=True)
     assert 0 < plan.seconds_per_code < 10
-    assert plan.seconds(100) == pytest.approx(25 * plan.seconds_per_code)
+    assert plan.seconds == pytest.approx(plan.layout.samples / 4 * plan.seconds_per_code)
     unmeasured = make_plan(job())
     assert unmeasured.seconds_per_code is None
-    assert unmeasured.seconds(100) is None
+    assert unmeasured.seconds is None
 
 
 def test_measuring_leaves_the_threads_of_torch_as_they_were():

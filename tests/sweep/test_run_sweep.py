@@ -241,10 +241,27 @@ def test_another_sweep_at_the_same_path_is_refused_and_nothing_is_touched(here, 
     assert computed == []
 
 
+def test_planning_tells_of_another_sweep_at_the_path_and_of_what_is_done_of_this_one():
+    run()
+    assert make_plan(job()).finished == 7
+    assert make_plan(job(), measure=True).seconds == 0
+    with pytest.raises(SpecError, match=r"samples\.seed \(0 there, 3 here\)"):
+        make_plan(job(seed=3))
+
+
+def test_an_edited_factory_is_another_generator_and_does_not_go_on_with_the_old_ones_sweep(here, monkeypatch):
+    monkeypatch.syspath_prepend(here)
+    source = "from toy_generators import smooth\n"
+    (here / "edited.py").write_text(source)
+    before = make_plan(job("edited:smooth"))
+    (here / "edited.py").write_text(source + "# another thought\n")
+    assert make_plan(job("edited:smooth")).sweep_id != before.sweep_id
+
+
 def test_a_folder_that_is_no_sweep_is_refused_and_not_touched(here):
     (here / STORE).mkdir(parents=True)
     (here / STORE / "thesis.txt").write_text("precious")
-    with pytest.raises(StoreError, match="not a sweep of Pullback"):
+    with pytest.raises(SpecError, match="not a sweep of Pullback"):
         run()
     assert files(here / STORE) == {"thesis.txt": b"precious"}
 

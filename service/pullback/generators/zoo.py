@@ -136,6 +136,10 @@ def _from_factory(name: str) -> nn.Module:
         raise PullbackError(f"the factory {name} gave {type(generator).__name__}; it must give a torch.nn.Module")
     if getattr(generator, "name", None) is None:
         generator.name = name  # type: ignore[assignment]
+    source = getattr(module, "__file__", None)
+    if source is not None:  # the code decides the numbers as weights do: an edited factory is another generator
+        known = dict(getattr(generator, "weights", {}))
+        generator.weights = {**known, f"{module_name} (source)": sha256_of(Path(source))}  # type: ignore[assignment]
     return generator.eval().requires_grad_(False)
 
 

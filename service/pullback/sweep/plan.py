@@ -2,20 +2,16 @@
 
 Invariants: nothing is written here; every problem of a job with its surroundings (weights, memory, disk, the store's
 path) is found here, all at once, so that a sweep that starts can also end.
-Leaves to others: sampling (`latents`), computing (`worker`), running and committing (`run`).
+Leaves to others: which sweep a job is (`identity`), sampling (`latents`), computing (`worker`), running and
+committing (`run`).
 """
 
-import hashlib
-import importlib.metadata
-import json
 import os
-import platform
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +26,14 @@ from pullback.metric.jacobian import feature_map, jacobian
 from pullback.metric.memory import GIB, Fit, fit, free_bytes
 from pullback.spec import JobSpec
 from pullback.store.folders import local_path
-from pullback.store.schema import Layout, stored_bytes
+from pullback.store.repository import SweepStore
+from pullback.store.schema import PENDING, Layout, stored_bytes
+from pullback.sweep.identity import existing_store, provenance_of
 
-FORMAT = 1
-"""Version of the store's meaning; part of every sweep's identity."""
 _SHARD_BYTES = 256 * 2**20
 _SHARDS_WANTED = 16
 _MOST_PER_SHARD = 64
 _MEMORY_SHARE = 0.7
-_CONVENTIONS = {
-    "metric": "H = d²/dz² D²(G(z0), G(z)) at z = z0, with no factor of 1/2; computed as 2 JᵀJ",
-    "distance": "D² is the squared distance; LPIPS itself is a D² and is not squared again",
-    "images": "generators give images in [0, 1]",
-}
 
 
 @dataclass(frozen=True)
@@ -57,6 +48,7 @@ class Plan:
         workers: how many there are.
         fit: batch and tangents of each worker, and their memory.
         seconds_per_code: measured with one worker on this machine; None where it was not measured.
+        finished: samples that the store has already.
     """
 
     job: JobSpec
@@ -66,6 +58,7 @@ class Plan:
     workers: int
     fit: Fit
     seconds_per_code: float | None
+    finished: int = 0
 
     @property
     def sweep_id(self) -> str:
@@ -77,9 +70,12 @@ class Plan:
         """Size of the finished store, before compression."""
         return stored_bytes(self.layout)
 
-    def seconds(self, codes: int) -> float | None:
-        """Expected duration for that many codes."""
-        return None if self.seconds_per_code is None else codes * self.seconds_per_code / self.workers
+    @property
+    def seconds(self) -> float | None:
+        """Expected duration of what is not finished yet; None where it was not measured."""
+        if self.seconds_per_code is None:
+            return None
+        return (self.layout.samples - self.finished) * self.seconds_per_code / self.workers
 
 
 def make_plan(job: JobSpec, *, measure: bool = False, source: str = "the job") -> Plan:
@@ -94,28 +90,28 @@ def make_plan(job: JobSpec, *, measure: bool = False, source: str = "the job") -
         SpecError: with every problem that would keep the sweep from being finished.
     """
     problems: list[str] = []
-    store = _store_folder(job, problems)
-    parts = _load(job, problems)
-    if parts is None:
+    path = _store_folder(job, problems)
+    device = _device(job, problems)
+    generator = _generator(job, device, problems)
+    distance = _distance(job, device, problems)
+    if generator is None:
         raise SpecError(problems, source)
-    generator, distance, device = parts
-    n = int(generator.latent_dim)  # type: ignore[arg-type]
-    kept = n if job.metric.components == "all" else job.metric.components
-    if kept > n:
-        problems.append(
-            f"metric.components: must be at most {n}, the latent size of {job.generator.name}, not {kept}; "
-            f"the nearest valid value is {n}"
-        )
-    layout = Layout(job.samples.count, n, min(kept, n), shard_size(job, n, min(kept, n)))
+    layout = _layout(job, generator, problems)
     workers = _workers(job, device, layout.shards, problems)
+    if path is not None:
+        problems += _disk_problems(path, stored_bytes(layout))
+    if distance is None or not _measurable(job, generator, distance, device, problems):
+        raise SpecError(problems, source)
     chosen = _fit(job, generator, distance, layout, device, workers, problems)
-    if store is not None:
-        problems += _disk_problems(store, stored_bytes(layout))
+    provenance = provenance_of(job, generator, distance)
+    store = _existing(path, provenance, problems)
     if problems or chosen is None:
         raise SpecError(problems, source)
+    finished = 0
+    if store is not None:  # its shards are what they are, whatever the job's resources say by now
+        layout, finished = store.layout, int((store.status() != PENDING).sum())
     seconds = _time_per_code(generator, distance, chosen, device) if measure else None
-    provenance = _provenance(job, generator, distance, layout)
-    return Plan(job, layout, provenance, device.type, workers, chosen, seconds)
+    return Plan(job, layout, provenance, device.type, workers, chosen, seconds, finished)
 
 
 def load_parts(job: JobSpec, device: str | torch.device) -> tuple[nn.Module, ResidualDistance]:
@@ -138,32 +134,67 @@ def shard_size(job: JobSpec, latent_dim: int, components: int) -> int:
     return min(by_bytes, by_count, _MOST_PER_SHARD)
 
 
-def _load(job: JobSpec, problems: list[str]) -> tuple[nn.Module, ResidualDistance, torch.device] | None:
-    """Generator, distance and device, or None where any of them is a problem; all are tried."""
-    device = torch.device("cpu")
+def _device(job: JobSpec, problems: list[str]) -> torch.device:
+    """The job's device; the CPU, to go on looking for problems, where there is no such device."""
     try:
-        device = resolve_device(job.resources.device)
+        return resolve_device(job.resources.device)
     except SpecError as error:
         problems += error.problems
-    generator = distance = None
+        return torch.device("cpu")
+
+
+def _generator(job: JobSpec, device: torch.device, problems: list[str]) -> nn.Module | None:
     try:
         generator = load_generator(job.generator.name, weights=job.generator.weights, device=device)
-        class_indices(generator, job.generator.condition, range(job.samples.count)[:1])
     except PullbackError as error:
         problems += _as_problems(error, "generator")
+        return None
     try:
-        distance = build_distance(job.distance, device)
+        class_indices(generator, job.generator.condition, range(1))
+    except SpecError as error:
+        problems += error.problems
+    return generator
+
+
+def _distance(job: JobSpec, device: torch.device, problems: list[str]) -> ResidualDistance | None:
+    try:
+        return build_distance(job.distance, device)
     except PullbackError as error:
         problems += _as_problems(error, "distance")
-    if generator is None or distance is None:
         return None
+
+
+def _measurable(
+    job: JobSpec, generator: nn.Module, distance: ResidualDistance, device: torch.device, problems: list[str]
+) -> bool:
+    """Whether the distance takes the generator's images, which may be too small for it."""
+    z = torch.zeros(1, int(generator.latent_dim), device=device)  # type: ignore[arg-type]
     try:
-        n = int(generator.latent_dim)  # type: ignore[arg-type]
-        feature_map(generator, distance, any_condition(generator, 1, device))(torch.zeros(1, n, device=device))
+        feature_map(generator, distance, any_condition(generator, 1, device))(z)
     except (ValueError, RuntimeError) as error:
         problems.append(f"distance: it cannot measure the images of {job.generator.name}: {error}")
+        return False
+    return True
+
+
+def _layout(job: JobSpec, generator: nn.Module, problems: list[str]) -> Layout:
+    n = int(generator.latent_dim)  # type: ignore[arg-type]
+    kept = n if job.metric.components == "all" else job.metric.components
+    if kept > n:
+        problems.append(
+            f"metric.components: must be at most {n}, the latent size of {job.generator.name}, not {kept}; "
+            f"the nearest valid value is {n}"
+        )
+        kept = n
+    return Layout(job.samples.count, n, kept, shard_size(job, n, kept))
+
+
+def _existing(path: Path | None, provenance: dict[str, Any], problems: list[str]) -> SweepStore | None:
+    try:
+        return None if path is None else existing_store(path, provenance)
+    except StoreError as error:
+        problems.append(f"store: {error}")
         return None
-    return generator, distance, device
 
 
 def _as_problems(error: PullbackError, path: str) -> list[str]:
@@ -218,7 +249,7 @@ def _fit(
 def _store_folder(job: JobSpec, problems: list[str]) -> Path | None:
     """Where the store is or will be; None where none can be."""
     try:
-        store = local_path(job.store if job.store is not None else job.store_path)
+        store = local_path(job.store or job.store_path)
     except StoreError as error:
         problems.append(f"store: {error}")
         return None
@@ -275,35 +306,3 @@ def one_thread(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _provenance(job: JobSpec, generator: nn.Module, distance: ResidualDistance, layout: Layout) -> dict[str, Any]:
-    weights = {**dict(getattr(generator, "weights", {})), **distance.weights}
-    spec = job.canonical()
-    identity = {"format": FORMAT, "spec": _without_paths(spec), "weights": weights}
-    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
-    return {
-        "format": FORMAT,
-        "name": job.name,
-        "sweep_id": hashlib.sha256(text.encode()).hexdigest()[:16],
-        "identity": identity,
-        "generator": job.generator.name,
-        "distance": job.distance.label,
-        "classes": list(getattr(generator, "classes", ())),
-        "spec": spec,
-        "weights": weights,
-        "conventions": _CONVENTIONS,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in ("pullback", "torch", "numpy", "zarr", "icechunk")},
-        },
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _without_paths(spec: dict[str, Any]) -> dict[str, Any]:
-    """Where a weight file lies does not decide the numbers; its hash does, and that stands beside."""
-    generator = {**spec["generator"], "weights": None}
-    if Path(generator["name"]).is_file():
-        generator["name"] = Path(generator["name"]).name
-    return {**spec, "generator": generator}

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from pullback.errors import SpecError
 from pullback.store.folders import local_path
 from pullback.store.reader import SweepStatus, open_sweep
 from pullback.store.repository import SweepStore, create, hold
+from pullback.sweep.identity import existing_store
 from pullback.sweep.plan import Plan
 from pullback.sweep.worker import ShardDone, Worker, WorkOrder
 
@@ -113,8 +113,7 @@ def run_sweep(plan: Plan, pool: PoolFactory, report: Callable[[Progress], None] 
         report: called with the progress after each shard.
 
     Raises:
-        SpecError: the store at the job's path belongs to another sweep.
-        StoreError: the store is held by another driver, or cannot be written.
+        StoreError: the store belongs to another sweep, is held by another driver, or cannot be written.
         PullbackError: no worker could be started.
     """
     path = local_path(plan.job.store_path)
@@ -135,25 +134,13 @@ def run_sweep(plan: Plan, pool: PoolFactory, report: Callable[[Progress], None] 
 
 
 def attach(plan: Plan) -> SweepStore:
-    """The sweep's store: the existing one if it is the same sweep's, else a new one.
+    """The sweep's store: the existing one, else a new one.
 
     Raises:
-        SpecError: there is a store of another sweep at the path.
+        StoreError: something else is at the path, or it cannot be written.
     """
     path = local_path(plan.job.store_path)
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return create(path, plan.layout, plan.provenance)
-    store = SweepStore.open(path)
-    if store.provenance["sweep_id"] != plan.sweep_id:
-        changed = _differences(store.provenance["identity"], plan.provenance["identity"])
-        raise SpecError(
-            [
-                f"store: {path} holds another sweep, {store.provenance['name']!r} ({store.provenance['sweep_id']}), "
-                f"which differs in {'; '.join(changed)}. It was not touched. Give this job another `store`"
-            ],
-            plan.job.name,
-        )
-    return store
+    return existing_store(path, plan.provenance) or create(path, plan.layout, plan.provenance)
 
 
 def _order(plan: Plan, store: SweepStore) -> WorkOrder:
@@ -205,16 +192,3 @@ def _collect(
 def _finished(store: SweepStore) -> tuple[int, int]:
     status = store.status()
     return int((status != 0).sum()), int((status == 2).sum())
-
-
-def _differences(there: dict[str, object], here: dict[str, object], path: str = "") -> list[str]:
-    """The keys in which two identities differ, with both values."""
-    found: list[str] = []
-    for key in sorted({*there, *here}):
-        mine, theirs = here.get(key), there.get(key)
-        name = f"{path}.{key}" if path else key
-        if isinstance(mine, dict) and isinstance(theirs, dict):
-            found += _differences(theirs, mine, name)
-        elif mine != theirs:
-            found.append(f"{name.removeprefix('spec.')} ({theirs!r} there, {mine!r} here)")
-    return found

@@ -5,7 +5,6 @@ Invariant: what it computes for a sample depends on the sample's index and the j
 """
 
 import os
-import sys
 import time
 from dataclasses import dataclass
 
@@ -86,8 +85,6 @@ class Worker:
     def __init__(self, order: WorkOrder) -> None:
         self.order = order
         os.chdir(order.folder)
-        if order.folder not in sys.path:
-            sys.path.insert(0, order.folder)
         if order.threads is not None:
             torch.set_num_threads(order.threads)
         self.batch, self.tangents = order.batch, order.tangents

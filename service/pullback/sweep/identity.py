@@ -1,0 +1,93 @@
+"""Which sweep a job is: its identity, what is recorded with its results, and whether a store is another's.
+
+Invariant: two jobs have one sweep id exactly when they give the same numbers; the name, the store's path and the
+resources are not part of it, every weight file's hash is.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pullback.distances import ResidualDistance
+from pullback.errors import StoreError
+from pullback.spec import JobSpec
+from pullback.store.folders import is_vacant
+from pullback.store.repository import SweepStore
+
+FORMAT = 1
+"""Version of the results' meaning; part of every sweep's identity."""
+_CONVENTIONS = {
+    "metric": "H = d²/dz² D²(G(z0), G(z)) at z = z0, with no factor of 1/2; computed as 2 JᵀJ",
+    "distance": "D² is the squared distance; LPIPS itself is a D² and is not squared again",
+    "images": "generators give images in [0, 1]",
+}
+
+
+def provenance_of(job: JobSpec, generator: nn.Module, distance: ResidualDistance) -> dict[str, Any]:
+    """What is recorded with a sweep's results, ready for JSON: `sweep_id`, spec, weights' hashes, versions, ..."""
+    weights = {**dict(getattr(generator, "weights", {})), **distance.weights}
+    spec = job.canonical()
+    identity = {"format": FORMAT, "spec": _without_paths(spec), "weights": weights}
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return {
+        "format": FORMAT,
+        "name": job.name,
+        "sweep_id": hashlib.sha256(text.encode()).hexdigest()[:16],
+        "identity": identity,
+        "generator": job.generator.name,
+        "distance": job.distance.label,
+        "classes": list(getattr(generator, "classes", ())),
+        "spec": spec,
+        "weights": weights,
+        "conventions": _CONVENTIONS,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in ("pullback", "torch", "numpy", "zarr", "icechunk")},
+        },
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def existing_store(path: Path, provenance: dict[str, Any]) -> SweepStore | None:
+    """The store of this very sweep at a path, or None where the path is free.
+
+    Raises:
+        StoreError: something else is there; names the keys in which another sweep differs.
+    """
+    if is_vacant(path):
+        return None
+    store = SweepStore.open(path)
+    if store.provenance.get("sweep_id") != provenance["sweep_id"]:
+        changed = _differences(store.provenance.get("identity", {}), provenance["identity"])
+        raise StoreError(
+            f"{path} holds another sweep, {store.provenance.get('name')!r}, which differs in {'; '.join(changed)}. "
+            "It was not touched. Give this job another `store`"
+        )
+    return store
+
+
+def _without_paths(spec: dict[str, Any]) -> dict[str, Any]:
+    """Where a weight file lies does not decide the numbers; its hash does, and that stands beside."""
+    generator = {**spec["generator"], "weights": None}
+    if Path(generator["name"]).is_file():
+        generator["name"] = Path(generator["name"]).name
+    return {**spec, "generator": generator}
+
+
+def _differences(there: dict[str, Any], here: dict[str, Any], path: str = "") -> list[str]:
+    """The keys in which two identities differ, with both values."""
+    found: list[str] = []
+    for key in sorted({*there, *here}):
+        mine, theirs = here.get(key), there.get(key)
+        name = f"{path}.{key}" if path else key
+        if isinstance(mine, dict) and isinstance(theirs, dict):
+            found += _differences(theirs, mine, name)
+        elif mine != theirs:
+            found.append(f"{name.removeprefix('spec.')} ({theirs!r} there, {mine!r} here)")
+    return found
