@@ -86,7 +86,7 @@ def _strips_section(strips: Strips) -> dict[str, Any]:
         strips.images,
         [f"axis {rank + 1}  λ = {value:.2g}" for rank, value in zip(strips.ranks, strips.eigenvalues, strict=True)],
         [f"{step:+.1f}" if abs(step) > 1e-9 else "0" for step in strips.steps],
-        [f"sample {sample}" for sample in strips.samples],
+        strips.titles,
         strips.distances,
     )
     change = strips.change_at_the_ends

@@ -31,7 +31,7 @@ class Strips:
     """Images along axes.
 
     Attributes:
-        samples: the sweep's sample of each strip's code [codes].
+        titles: what each code is called: its sample, and its class where there are classes [codes].
         ranks: the rank of each axis in the mean metric, from 0 [axes].
         eigenvalues: the mean metric's eigenvalue of each axis [axes].
         steps: μ [steps], in latent units.
@@ -40,7 +40,7 @@ class Strips:
         distance: the distance's name.
     """
 
-    samples: list[int]
+    titles: list[str]
     ranks: list[int]
     eigenvalues: NDArray[np.float64]
     steps: NDArray[np.float64]
@@ -82,7 +82,7 @@ def walk(sweep: Sweep, analysis: Analysis) -> Strips:
         images.append([pair[0] for pair in pairs])
         distances.append([pair[1] for pair in pairs])
     return Strips(
-        samples=[int(sample) for sample in good["sample"].values],
+        titles=_titles(good["sample"].values, good["condition"].values, sweep.provenance["classes"]),
         ranks=ranks,
         eigenvalues=analysis.mean_metric.eigenvalues[ranks],
         steps=steps,
@@ -90,6 +90,13 @@ def walk(sweep: Sweep, analysis: Analysis) -> Strips:
         distances=np.array(distances, np.float64),
         distance=str(sweep.provenance["distance"]),
     )
+
+
+def _titles(samples: NDArray[np.int64], conditions: NDArray[np.int32], classes: list[str]) -> list[str]:
+    return [
+        f"sample {sample}" + (f", {classes[condition]}" if condition >= 0 else "")
+        for sample, condition in zip(samples, conditions, strict=True)
+    ]
 
 
 def _images(
