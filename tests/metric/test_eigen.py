@@ -33,7 +33,7 @@ def test_known_eigenpairs_are_found():
     wanted = np.array([9.0, 4.0, 1.0, 0.25])
     values, vectors = eigendecompose(torch.from_numpy((basis.T * wanted) @ basis)[None])
     np.testing.assert_allclose(values[0], wanted, rtol=1e-12)
-    np.testing.assert_allclose(np.abs(vectors[0] @ basis.T), np.eye(4), atol=1e-12)
+    np.testing.assert_allclose(np.abs(vectors[0].numpy() @ basis.T), np.eye(4), atol=1e-12)
 
 
 def test_a_metric_with_nan_gives_nan_and_leaves_its_neighbours_alone():

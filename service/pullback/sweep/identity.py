@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from pullback.distances import ResidualDistance
@@ -48,7 +49,8 @@ def provenance_of(job: JobSpec, generator: nn.Module, distance: ResidualDistance
         "conventions": _CONVENTIONS,
         "versions": {
             "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in ("pullback", "torch", "numpy", "zarr", "icechunk")},
+            "torch": torch.__version__,  # which tells the build too, unlike its metadata
+            **{name: importlib.metadata.version(name) for name in ("pullback", "numpy", "zarr", "icechunk")},
         },
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
