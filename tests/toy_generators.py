@@ -18,7 +18,9 @@ class Linear(Generator):
         self.latent_dim = latent_dim
         self.size = size
         stream = torch.Generator().manual_seed(seed)
-        self.matrix = nn.Parameter(0.02 * torch.randn(3 * size * size, latent_dim, generator=stream))
+        self.matrix = nn.Parameter(
+            0.02 * (6 / latent_dim) ** 0.5 * torch.randn(3 * size * size, latent_dim, generator=stream)
+        )
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         return 0.5 + (z @ self.matrix.T).view(-1, 3, self.size, self.size)

@@ -5,6 +5,7 @@ Importing this package imports none of torch, Ray or the store: names are looked
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from pullback.metric import metric_at
     from pullback.store.reader import open_sweep
 
-__all__ = ["PullbackError", "load_distance", "load_generator", "metric_at", "open_sweep"]
+__all__ = ["PullbackError", "__version__", "load_distance", "load_generator", "metric_at", "open_sweep"]
 
 _HOMES = {
     "PullbackError": "pullback.errors",
@@ -26,6 +27,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("pullback")
     if name not in _HOMES:
         raise AttributeError(f"module 'pullback' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

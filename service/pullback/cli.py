@@ -17,8 +17,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+import pullback
 from pullback import display
-from pullback.errors import PullbackError
+from pullback.errors import PullbackError, StoreError
 
 if TYPE_CHECKING:
     from pullback.analysis import Analysis
@@ -49,6 +50,21 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(pullback.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
 def main() -> None:
     """Run the command line; every error that Pullback raises on purpose becomes one message and an exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
@@ -68,6 +84,10 @@ def main() -> None:
             err.print("`pullback run --serial` runs in one process, without Ray.")
         sys.exit(1)
     except BrokenPipeError:  # `pullback ls | head`
+        sys.exit(1)
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        err.print(f"[bold red]error:[/] the system refuses{escape(where)}: {escape(error.strerror or str(error))}")
         sys.exit(1)
 
 
@@ -121,7 +141,7 @@ def run(
         err.print(f"done: {status.good} good samples of {status.planned} in {escape(str(path))}.")
     if status.quarantined:
         err.print(f"[yellow]{status.quarantined} samples are quarantined:[/] see pullback show {_shown(path)}")
-    if status.good:
+    if status.good > 1:  # statistics over points need two
         err.print(f"next: pullback report {_shown(path)}")
     if status.quarantined:
         raise typer.Exit(EXIT_QUARANTINED)
@@ -135,7 +155,12 @@ def list_(
     """List the sweeps in a folder."""
     from pullback.store.reader import list_sweeps
 
-    sweeps = [display.sweep_dict(sweep) for sweep in list_sweeps(folder)]
+    sweeps = []
+    for sweep in list_sweeps(folder):
+        try:
+            sweeps.append(display.sweep_dict(sweep))
+        except StoreError as error:  # one damaged sweep must not hide the others
+            err.print(f"[yellow]left out:[/] {escape(str(error))}")
     if as_json:
         _print_json(sweeps)
     elif sweeps:
@@ -266,7 +291,10 @@ def _analyze(sweep: "Sweep", draws: int) -> "Analysis":
 
     with display.counting(err, "homogeneity") as progress:
         analysis = compute(sweep, draws=draws, progress=progress)
-    analysis.save(sweep)
+    try:
+        analysis.save(sweep)
+    except StoreError as error:  # a sweep in a folder of someone else's can still be looked at
+        err.print(f"[yellow]the analysis is not kept beside the sweep:[/] {escape(str(error))}")
     return analysis
 
 

@@ -152,7 +152,10 @@ def analysis_table(analysis: "Analysis", sweep: "Sweep", console: Console) -> No
     shares = _table("share of the trace", ">ranks below it", ">95 % interval", ">ranks needed", title="Anisotropy")
     for share, dim in content["anisotropy"]["dim"].items():
         shares.add_row(
-            f"{100 * float(share):g} %", str(dim["below"]), _interval(dim["below_ci95"], 0), _none(dim["needed"])
+            f"{100 * float(share):g} %",
+            str(dim["below"]),
+            _interval(dim["below_ci95"], 0),
+            "not reached" if dim["needed"] is None else str(dim["needed"]),
         )
     console.print(shares)
     pairs = content["homogeneity"]["pairs"]
@@ -161,10 +164,10 @@ def analysis_table(analysis: "Analysis", sweep: "Sweep", console: Console) -> No
         row = content["homogeneity"][key]
         likeness.add_row(
             label,
-            *(_none(row[k]) for k in ("mean",)),
+            _number(row["mean"]),
             _interval(row["ci95"], 3),
-            _none(row["std"]),
-            _none(row["median"]),
+            _number(row["std"]),
+            _number(row["median"]),
         )
     console.print(likeness)
     spectrum = _table(
@@ -182,10 +185,8 @@ def analysis_table(analysis: "Analysis", sweep: "Sweep", console: Console) -> No
             str(rank + 1),
             f"{mean[rank]:.3g}",
             _interval((band["p5"][rank], band["p95"][rank]), None),
-            f"{of_mean['eigenvalues'][rank]:.3g}" if rank < len(of_mean["eigenvalues"]) else "",
-            _interval((of_mean["ci95"][0][rank], of_mean["ci95"][1][rank]), None)
-            if rank < len(of_mean["eigenvalues"])
-            else "",
+            f"{of_mean['eigenvalues'][rank]:.3g}",
+            _interval((of_mean["ci95"][0][rank], of_mean["ci95"][1][rank]), None),
         )
     console.print(spectrum)
 
@@ -297,8 +298,8 @@ def _interval(ends: Sequence[float | None], digits: int | None) -> str:
     return " – ".join("?" if end is None else f"{end:.3g}" if digits is None else f"{end:.{digits}f}" for end in ends)
 
 
-def _none(value: float | None) -> str:
-    return "not reached" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _pairs(content: Mapping[str, Any]) -> str:

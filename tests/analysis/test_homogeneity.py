@@ -10,13 +10,13 @@ from scipy.stats import pearsonr
 
 from pullback.analysis import homogeneity
 from pullback.analysis.bootstrap import bootstrap_weights
-from pullback.analysis.homogeneity import correlations, summarize, vector_correlation
+from pullback.analysis.homogeneity import correlations, summarize
 
 
 def literal(values, vectors, floor=1e-12):
     """The definitions, pair by pair, with every metric rebuilt and scipy's correlation."""
     points = len(values)
-    log, linear, vector = np.full((3, points, points), np.nan)
+    log, linear = np.full((2, points, points), np.nan)
     metrics = [(rows.T * spectrum) @ rows for spectrum, rows in zip(values, vectors, strict=True)]
     for i in range(points):
         for j in range(points):
@@ -24,8 +24,7 @@ def literal(values, vectors, floor=1e-12):
             kept = (np.minimum(cross, values[j]) > 0) & (np.minimum(cross, values[j]) >= floor * values[j].max())
             linear[i, j] = pearsonr(cross, values[j])[0]
             log[i, j] = pearsonr(np.log10(cross[kept]), np.log10(values[j][kept]))[0]
-            vector[i, j] = pearsonr(metrics[i].ravel(), metrics[j].ravel())[0]
-    return log, linear, vector
+    return log, linear
 
 
 @pytest.fixture(params=[None, 5], ids=["all pairs kept", "5 pairs kept"])
@@ -36,11 +35,10 @@ def pairs(request):
 @pytest.mark.parametrize("workspace", [1, 5000, 10**9])
 def test_the_correlations_are_those_of_the_definitions_at_any_block_size(pairs, workspace, monkeypatch):
     monkeypatch.setattr(homogeneity, "WORKSPACE", workspace)
-    log, linear, vector = literal(*pairs)
+    log, linear = literal(*pairs)
     ours_log, ours_linear = correlations(*pairs)
     assert ours_log == pytest.approx(log, abs=1e-12)
     assert ours_linear == pytest.approx(linear, abs=1e-12)
-    assert vector_correlation(*pairs) == pytest.approx(vector, abs=1e-12)
 
 
 def test_null_and_negative_eigenvalues_do_not_enter_the_logarithmic_correlation():
@@ -59,7 +57,7 @@ def test_null_and_negative_eigenvalues_do_not_enter_the_logarithmic_correlation(
 @given(st.integers(2, 5), st.integers(2, 8), st.integers(0, 1000))
 def test_identical_metrics_are_fully_homogeneous(points, n, seed):
     values, vectors = eigenpairs(np.repeat(random_metrics(1, n, seed=seed), points, axis=0))
-    for matrix in (*correlations(values, vectors), vector_correlation(values, vectors)):
+    for matrix in correlations(values, vectors):
         assert matrix == pytest.approx(np.ones((points, points)), abs=1e-9)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from toy_generators import Smooth
 
-BAD_SIGN = 1.0
+BAD_SIGN = -1.0
 
 
 class _Fragile(Smooth):
@@ -20,7 +20,7 @@ class _Fragile(Smooth):
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         try:
-            bad = len(z) == 1 and float(z[0, 0]) > BAD_SIGN
+            bad = len(z) == 1 and float(z[0, 0]) < BAD_SIGN
         except RuntimeError:  # inside vmap; the plain passes of the probe are enough to fail in
             bad = False
         if bad:

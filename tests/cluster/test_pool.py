@@ -67,7 +67,7 @@ def order_of(job: JobSpec) -> tuple[WorkOrder, object]:
 def bad_shards(job: JobSpec) -> set[int]:
     """The shards (of one sample each) whose code the fragile generators fail on."""
     codes = sample_latents(job.samples, range(job.samples.count), 6)
-    return {int(index) for index in np.flatnonzero(codes[:, 0] > 1.0)}
+    return {int(index) for index in np.flatnonzero(codes[:, 0] < -1.0)}
 
 
 def run_all(job: JobSpec, retries: int, workers: int = 2):

@@ -249,8 +249,24 @@ def test_dropout_in_training_mode_is_noise():
             return self.drop(GOOD) / 2
 
     check_generator(Dropping().eval(), "mine")
-    with pytest.raises(PullbackError, match="leave training mode"):
+    with pytest.raises(PullbackError, match=r"training mode.*call its \.eval"):
         check_generator(Dropping().train(), "mine")
+
+
+def test_a_generator_whose_images_depend_on_each_other_is_refused():
+    class Coupled(nn.Module):
+        latent_dim = 4
+
+        def forward(self, z):
+            return GOOD[: len(z)] * 0.5 + 0.1 * torch.tanh(z.mean())
+
+    with pytest.raises(PullbackError, match="a code alone than for the same code in a batch"):
+        check_generator(Coupled(), "mine")
+
+
+def test_images_in_another_range_are_refused_even_if_their_contrast_is_low():
+    with pytest.raises(PullbackError, match=r"values from -0\.4.* must be in \[0, 1\]"):
+        check_generator(Images(torch.linspace(-0.43, 0.41, GOOD.numel()).view_as(GOOD)), "mine")
 
 
 @pytest.mark.parametrize(("given", "wanted"), [("cpu", "cpu"), (torch.device("cpu"), "cpu")])

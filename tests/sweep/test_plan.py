@@ -206,28 +206,29 @@ def test_fixed_pieces_that_do_not_fit_into_memory_are_a_problem():
 
 
 @pytest.mark.parametrize(
-    ("count", "asked", "n", "components", "wanted"),
+    ("count", "asked", "n", "components", "workers", "wanted"),
     [
-        (1, "auto", 6, 6, 1),
-        (16, "auto", 6, 6, 1),
-        (17, "auto", 6, 6, 2),
-        (1000, "auto", 100, 100, 63),  # a sixteenth of the sweep
-        (100_000, "auto", 100, 100, 64),  # no more than 64
-        (1000, "auto", 4096, 4096, 4),  # 64 MiB of vectors a code: 256 MiB a shard
-        (1000, "auto", 4096, 256, 63),
-        (1000, "auto", 200_000, 200_000, 1),
-        (1000, 500, 6, 6, 500),
-        (10, 500, 6, 6, 10),  # a shard no larger than the sweep
+        (1, "auto", 6, 6, 1, 1),
+        (16, "auto", 6, 6, 4, 1),
+        (17, "auto", 6, 6, 4, 2),
+        (1000, "auto", 100, 100, 2, 63),  # a sixteenth of the sweep
+        (1000, "auto", 100, 100, 64, 4),  # enough for 64 workers, four times each
+        (100_000, "auto", 100, 100, 2, 64),  # no more than 64
+        (1000, "auto", 4096, 4096, 2, 4),  # 64 MiB of vectors a code: 256 MiB a shard
+        (1000, "auto", 4096, 256, 2, 63),
+        (1000, "auto", 200_000, 200_000, 2, 1),
+        (1000, 500, 6, 6, 64, 500),
+        (10, 500, 6, 6, 2, 10),  # a shard no larger than the sweep
     ],
 )
-def test_shards_are_many_and_none_is_large(count, asked, n, components, wanted):
-    assert shard_size(job(count=count, resources={"shard_size": asked}), n, components) == wanted
+def test_shards_are_many_and_none_is_large(count, asked, n, components, workers, wanted):
+    assert shard_size(job(count=count, resources={"shard_size": asked}), n, components, workers) == wanted
 
 
 @given(st.integers(1, 10_000_000), st.integers(1, 5000), st.data())
 def test_a_shard_is_never_empty_nor_larger_than_the_sweep_or_a_quarter_gigabyte(count, n, data):
     components = data.draw(st.integers(1, n))
-    size = shard_size(job(count=count, resources={}), n, components)
+    size = shard_size(job(count=count, resources={}), n, components, workers=1)
     assert 1 <= size <= min(count, 64)
     assert size == 1 or size * components * n * np.dtype(np.float32).itemsize <= 2**28
 
@@ -237,14 +238,15 @@ def test_workers_are_one_a_core_but_no_more_than_shards(monkeypatch):
     resources = {"device": "cpu", "shard_size": 1}
     assert make_plan(job(count=100, resources=resources)).workers == 5
     assert make_plan(job(count=3, resources=resources)).workers == 3
-    assert make_plan(job(count=3, resources={**resources, "workers": 8})).workers == 8
+    assert make_plan(job(count=3, resources={**resources, "workers": 8})).workers == 3
+    assert make_plan(job(count=100, resources={**resources, "workers": 8})).workers == 8
 
 
 def test_workers_on_one_machine_share_its_memory(monkeypatch):
-    monkeypatch.setattr("pullback.sweep.plan.free_bytes", lambda device: 8 * 2**30)
+    monkeypatch.setattr("pullback.sweep.plan.usable_bytes", lambda device: 8 * 2**30)
     alone = make_plan(job(resources={"device": "cpu", "workers": 1})).fit.available
     among_four = make_plan(job(resources={"device": "cpu", "workers": 4})).fit.available
-    assert alone < 8 * 2**30
+    assert alone == 8 * 2**30
     assert among_four == pytest.approx(alone / 4, abs=1)
     asked = make_plan(job(resources={"device": "cpu", "workers": 4, "memory_gib": 0.25})).fit.available
     assert asked == 2**28

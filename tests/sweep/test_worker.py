@@ -6,6 +6,7 @@ import torch
 from sweep_jobs import job
 
 from pullback.distances import load_distance
+from pullback.errors import SweepError
 from pullback.metric import metric_at
 from pullback.store.schema import GOOD, QUARANTINED, SHARD_ARRAYS, Reason
 from pullback.sweep import worker as worker_module
@@ -24,7 +25,7 @@ def here(tmp_path, monkeypatch):
 
 def a_worker(spec, here, **changes):
     plan = make_plan(spec)
-    settings = {"device": "cpu", "batch": 1, "tangents": 6, "threads": None, "fork": b"", "folder": str(here)}
+    settings = {"device": "cpu", "batch": 1, "tangents": 6, "threads": 1, "fork": b"", "folder": str(here)}
     return Worker(WorkOrder(job=spec, layout=plan.layout, **{**settings, **changes}))
 
 
@@ -140,11 +141,34 @@ def test_out_of_memory_halves_the_batch_and_then_the_tangents(here, monkeypatch)
     monkeypatch.setattr(worker_module, "metric_at", memory)
     worker = a_worker(spec, here, batch=4, tangents=6)
     found = arrays(worker.compute(0))
-    assert memory.tried == [(4, 6), (2, 6), (1, 6), (1, 3), (1, 1)]
+    assert memory.tried == [(4, 6), (2, 6), (1, 6), (1, 3)] + 4 * [(1, 1)]
     np.testing.assert_array_equal(found["latent"], wanted["latent"])
     np.testing.assert_allclose(found["eigenvalue"], wanted["eigenvalue"], rtol=1e-5)
     worker.compute(1)
-    assert memory.tried[5:] == [(1, 1)]  # what did not fit once is not tried again
+    assert set(memory.tried[8:]) == {(1, 1)}  # what did not fit once is not tried again
+
+
+def test_no_more_than_one_batch_of_whole_metrics_is_held(here, monkeypatch):
+    sizes = []
+
+    def noting(generator, distance, z, **options):
+        sizes.append(len(z))
+        return metric_at(generator, distance, z, **options)
+
+    monkeypatch.setattr(worker_module, "metric_at", noting)
+    a_worker(job(resources={"shard_size": 5}), here, batch=2).compute(0)
+    assert sizes == [2, 2, 1]
+
+
+def test_an_error_tells_its_samples_and_its_place_in_the_users_code(here, monkeypatch):
+    worker = a_worker(job(resources={"shard_size": 3}), here, batch=2)
+
+    def fail(z, condition=None):
+        raise ValueError("boom")
+
+    monkeypatch.setattr(worker.generator, "forward", fail)
+    with pytest.raises(SweepError, match=r"sample 3 to 4: ValueError: boom \(.*test_worker\.py:\d+\)"):
+        worker.compute(1)
 
 
 def test_out_of_memory_with_the_smallest_pieces_is_an_error(here, monkeypatch):
@@ -163,7 +187,7 @@ def test_a_worker_finds_a_users_own_module_in_the_drivers_folder(here, monkeypat
     monkeypatch.chdir(here)
     monkeypatch.delitem(sys.modules, "module_of_a_user")
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(folder)])
-    order = WorkOrder(spec, layout, "cpu", 1, 6, None, str(folder), b"")
+    order = WorkOrder(spec, layout, "cpu", 1, 6, 1, str(folder), b"")
     assert (Worker(order).compute(0).status == GOOD).all()
 
 
@@ -171,8 +195,6 @@ def test_a_worker_uses_the_threads_it_is_told_to(here):
     before = torch.get_num_threads()
     try:
         a_worker(job(), here, threads=2)
-        assert torch.get_num_threads() == 2
-        a_worker(job(), here, threads=None)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

@@ -1,8 +1,7 @@
 """Homogeneity: do the metrics of different points share their directions? (Wang & Ponce, ICLR 2021.)
 
 Λ_ij = diag(U_iᵀ H_j U_i) holds the rates of change of point j's metric along the eigenvectors of point i. Its
-correlation with λ_j, on a linear and on a logarithmic scale, is C_lin and C_log; that of the flattened
-metrics is C_vec.
+correlation with λ_j, on a linear and on a logarithmic scale, is C_lin and C_log.
 
 H_j is rebuilt from the kept eigenpairs, H_j = Σ_m λ_jm v_jm v_jmᵀ: exact when all n are kept, and otherwise
 the metric without its tail, seen along the kept eigenvectors only. With M = (U_i U_jᵀ)², taken entry by
@@ -97,32 +96,6 @@ def correlations(
         log[block, j] = _log_correlation(forward, target, floor)
         log[j, block] = _log_correlation(backward, values[block], floor)
     return log, linear
-
-
-def vector_correlation(eigenvalues: npt.ArrayLike, eigenvectors: Stack, *, progress: Progress | None = None) -> Floats:
-    """Compute C_vec[i, j] = corr(flat H_i, flat H_j) without forming a metric (Wang & Ponce, ICLR 2021).
-
-    <H_i, H_j> = λ_i · Λ_ij, and the entries of H_i sum to Σ_m λ_im (Σ_a u_ima)².
-
-    Arguments and errors are those of `correlations`.
-
-    Returns:
-        `[points, points]`, symmetric; NaN where all entries of a metric are equal.
-    """
-    values = _checked(eigenvalues, eigenvectors)
-    points, entries = len(values), eigenvectors.shape[2] ** 2
-    inner, sums = np.zeros((points, points)), np.zeros(points)
-    for block, j, forward, _ in _cross_spectra(values, eigenvectors, progress):
-        inner[block, j] = inner[j, block] = np.sum(values[block] * forward, axis=1)
-    for i in range(points):
-        sums[i] = values[i] @ _vectors(eigenvectors, i, i + 1)[0].sum(axis=1) ** 2
-    covariance = inner - np.outer(sums, sums) / entries
-    variance = np.diag(covariance).copy()
-    # The subtraction leaves round-off of the squared norm where a metric is constant.
-    variance[variance <= 1e-12 * np.diag(inner)] = np.nan
-    scale = np.sqrt(variance)
-    r: Floats = np.clip(covariance / np.outer(scale, scale), -1, 1)
-    return r
 
 
 def summarize(matrix: npt.ArrayLike, weights: Integers) -> PairSummary:

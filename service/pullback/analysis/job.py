@@ -203,9 +203,12 @@ class Analysis:
         from pullback.store.derived import load_derived
 
         dataset = load_derived(sweep.path, DERIVED_NAME)
-        if dataset is None or json.loads(dataset.attrs["scalars"])["snapshot"] != sweep.snapshot:
+        try:
+            if dataset is None or json.loads(dataset.attrs["scalars"])["snapshot"] != sweep.snapshot:
+                return None
+            return cls.from_dataset(dataset)
+        except KeyError:  # of another version of this package
             return None
-        return cls.from_dataset(dataset)
 
     def _scalars(self) -> dict[str, Any]:
         """Return every number that is not an array, in the shapes of the JSON form."""

@@ -25,9 +25,9 @@ import psutil
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from pullback.errors import SweepError
+from pullback.errors import StoreError, SweepError
 from pullback.sweep.plan import Plan
-from pullback.sweep.run import Pool, ShardFailed
+from pullback.sweep.run import Pool, Results, ShardFailed
 from pullback.sweep.worker import ShardDone, Worker, WorkOrder
 
 _PREFIX = "pullback-ray-"
@@ -56,11 +56,12 @@ class RayPool:
         self._retries = retries
         self._replacements = workers * max(1, retries)
 
-    def results(self, shards: Sequence[int]) -> Iterator[ShardDone | ShardFailed | None]:
+    def results(self, shards: Sequence[int]) -> Results:
         """Each shard's outcome as it comes, None every half second in between; see `sweep.run.Pool`.
 
         Raises:
             SweepError: workers die faster than the budget of replacements allows.
+            StoreError: a worker cannot write, which no retry will change.
         """
         queue = deque(shards)
         tries = dict.fromkeys(shards, 0)
@@ -82,8 +83,10 @@ class RayPool:
                         # Also ActorUnavailableError, which a killed node looks like at first: do not wait for it.
                         idle.append(self._replace(actor, error))
                         failure = f"its worker died: {_reason(error)}"
-                    except (RayTaskError, RayError) as error:
+                    except RayError as error:
                         idle.append(actor)
+                        if isinstance(error, RayTaskError) and isinstance(error.cause, StoreError):
+                            raise error.cause from None
                         failure = _reason(error)
                     else:
                         idle.append(actor)
@@ -95,7 +98,8 @@ class RayPool:
                     else:
                         queue.append(shard)
         finally:
-            for actor in [*idle, *(actor for actor, _ in busy.values())]:
+            # After a shutdown, Ray would answer a kill by starting another Ray.
+            for actor in [*idle, *(actor for actor, _ in busy.values())] if ray.is_initialized() else []:
                 with suppress(RayError):
                     ray.kill(actor)
 
@@ -137,7 +141,15 @@ def local_ray(cpus: int) -> Iterator[None]:
 
     Args:
         cpus: how many CPU actors may run at once; GPU actors hold no CPU.
+
+    Raises:
+        SweepError: this process has a Ray already.
     """
+    if ray.is_initialized():
+        raise SweepError(
+            "this process is connected to a Ray already, and a sweep starts its own. Nothing was started. "
+            "Call ray.shutdown() first, or run serially."
+        )
     _remove_left_folders()
     folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_short_temporary_folder()))
     try:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-_FAR_OUTSIDE = 0.25
+from pullback.generators.base import OVERSHOOT
 
 
 class ResidualDistance(nn.Module):
@@ -68,7 +68,7 @@ def _refuse_other_ranges(images: Tensor) -> None:
         low, high = float(images.detach().min()), float(images.detach().max())
     except RuntimeError:
         return  # inside torch.func.vmap a tensor has no values to look at
-    if low < -_FAR_OUTSIDE or high > 1 + _FAR_OUTSIDE:
+    if low < -OVERSHOOT or high > 1 + OVERSHOOT:
         raise ValueError(
             f"images in [0, 1] are needed, these go from {low:.3g} to {high:.3g}; "
             "rescale them first, for example (x + 1) / 2 for images in [-1, 1]"

@@ -3,6 +3,7 @@
 Leaves to others: architectures (one module a family), names (`zoo`), weights (`weights`).
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,10 @@ from torch import Tensor, nn
 
 from pullback.errors import SpecError
 from pullback.spec import CYCLE, nearest
+
+OVERSHOOT = 0.25
+"""How far the values of an image may leave [0, 1]: a trained generator's do by a little, those of images in [-1, 1] or
+[0, 255] by more."""
 
 
 class Generator(nn.Module):
@@ -46,6 +51,12 @@ class Generator(nn.Module):
             Images [batch, 3, height, width] in [0, 1].
         """
         raise NotImplementedError(f"{type(self).__name__} must implement forward(z, condition)")
+
+
+def like(generator: nn.Module) -> Tensor:
+    """A tensor of the generator's dtype and device, to make codes `.to(...)`."""
+    held = itertools.chain(generator.parameters(), generator.buffers())
+    return next((tensor.detach() for tensor in held if tensor.is_floating_point()), torch.empty(0))
 
 
 def images_of(generator: nn.Module, z: Tensor, condition: Tensor | None = None) -> Tensor:

@@ -5,7 +5,7 @@ import sys
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import yaml
@@ -14,7 +14,7 @@ from torch import nn
 
 from pullback.errors import PullbackError, SpecError, WeightsError
 from pullback.generators import dcgan
-from pullback.generators.base import any_condition, images_of
+from pullback.generators.checks import check_generator
 from pullback.generators.weights import locate, sha256_of
 from pullback.spec import nearest
 
@@ -141,41 +141,3 @@ def _from_factory(name: str) -> nn.Module:
         known = dict(getattr(generator, "weights", {}))
         generator.weights = {**known, f"{module_name} (source)": sha256_of(Path(source))}  # type: ignore[assignment]
     return generator.eval().requires_grad_(False)
-
-
-@torch.no_grad()
-def check_generator(generator: nn.Module, name: str) -> None:
-    """Try a generator on two codes and refuse one that the metric could not trust.
-
-    Raises:
-        PullbackError: it has no `latent_dim`, its `classes` are not names, or its images have a wrong shape, are not
-            finite, leave [0, 1] by far, or differ between two calls with the same code.
-    """
-    latent_dim: Any = getattr(generator, "latent_dim", None)
-    if not isinstance(latent_dim, int) or latent_dim < 1:
-        raise PullbackError(
-            f"{name} needs an attribute `latent_dim`, the size of its latent code; it has {latent_dim!r}"
-        )
-    classes: Any = getattr(generator, "classes", ())
-    if not isinstance(classes, list | tuple) or not all(isinstance(item, str) for item in classes):
-        raise PullbackError(f"{name} has the attribute `classes` {classes!r}; it must be a tuple of class names")
-    like = next(generator.parameters(), torch.empty(0))
-    z = torch.randn(2, latent_dim, generator=torch.Generator().manual_seed(0)).to(like)
-    condition = any_condition(generator, 2, z.device)
-    try:
-        images, again = images_of(generator, z, condition), images_of(generator, z, condition)
-    except Exception as error:
-        raise PullbackError(f"{name} failed on codes {tuple(z.shape)}: {type(error).__name__}: {error}") from error
-    if not isinstance(images, torch.Tensor) or images.dim() != 4 or images.shape[:2] != (2, 3):
-        shape = tuple(images.shape) if isinstance(images, torch.Tensor) else type(images).__name__
-        raise PullbackError(f"{name} gave {shape} for 2 codes; images [2, 3, height, width] are needed")
-    if not bool(images.isfinite().all()):
-        raise PullbackError(f"{name} gives images that are not finite")
-    low, high = float(images.min()), float(images.max())
-    if low < -0.5 or high > 1.5:
-        raise PullbackError(
-            f"{name} gives values from {low:.2f} to {high:.2f}; images must be in [0, 1] "
-            "(for a tanh output: (x + 1) / 2)"
-        )
-    if not torch.equal(images, again):
-        raise PullbackError(f"{name} gives another image for the same code: freeze its noise, and leave training mode")

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from pullback.distances.base import ResidualDistance
 from pullback.errors import MemoryPlanError
-from pullback.generators.base import any_condition, images_of
+from pullback.generators.base import any_condition, images_of, like
 from pullback.metric.gauss_newton import BLOCK
 
 GIB = 2**30
@@ -100,9 +100,8 @@ def _tensors(tree: Any) -> list[Tensor]:
 @torch.no_grad()
 def footprint(generator: nn.Module, distance: ResidualDistance) -> Footprint:
     """Measure one code's sizes with one plain forward pass."""
-    like = next(generator.parameters(), torch.empty(0))
     latent_dim = int(generator.latent_dim)  # type: ignore[arg-type]
-    z = torch.zeros(1, latent_dim, dtype=like.dtype, device=like.device)
+    z = torch.zeros(1, latent_dim).to(like(generator))
     condition = any_condition(generator, 1, z.device)
     images = images_of(generator, z, condition)
     with _LargestOutput() as in_distance:
@@ -113,11 +112,10 @@ def footprint(generator: nn.Module, distance: ResidualDistance) -> Footprint:
     return Footprint(latent_dim, residual.shape[1], largest, residual.element_size())
 
 
-def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a device now."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+def usable_bytes(device: torch.device) -> int:
+    """Memory of a device that may be planned with now: most of what is free."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return int(_SHARE * free)
 
 
 def fit(
@@ -128,6 +126,7 @@ def fit(
     budget: int | None = None,
     batch: int | None = None,
     tangents: int | None = None,
+    held: int = 0,
 ) -> Fit:
     """The largest batch and chunk of tangents whose estimated peak stays within the budget.
 
@@ -138,25 +137,26 @@ def fit(
         budget: bytes; by default most of what is free on the generator's device.
         batch: fixed instead of chosen.
         tangents: fixed instead of chosen.
+        held: bytes that the caller keeps besides, such as a shard's results.
 
     Raises:
         MemoryPlanError: the smallest choice, or the fixed one, does not fit.
     """
-    device = next(generator.parameters(), torch.empty(0)).device
-    available = budget if budget is not None else int(_SHARE * free_bytes(device))
+    device = like(generator).device
+    available = budget if budget is not None else usable_bytes(device)
     sizes = footprint(generator, distance)
     # A GPU wants many codes at once; a CPU core is full with one, and smaller arrays stay in its cache.
     most = 1 if device.type == "cpu" else codes
     widths = [tangents] if tangents else _halvings(min(_MOST_TANGENTS, sizes.latent_dim))
     for chosen_batch in [batch] if batch else _halvings(most):
         for chosen_tangents in widths:
-            need = sizes.bytes(chosen_batch, chosen_tangents)
+            need = sizes.bytes(chosen_batch, chosen_tangents) + held
             # Prefer fewer codes (where there is a choice) to fewer than 8 tangents, which share the primal pass.
             fixed = batch is not None or tangents is not None
             roomy = fixed or chosen_batch == 1 or chosen_tangents >= min(8, sizes.latent_dim)
             if need <= available and roomy:
                 return Fit(chosen_batch, chosen_tangents, need, available)
-    least = sizes.bytes(batch or 1, tangents or 1)
+    least = sizes.bytes(batch or 1, tangents or 1) + held
     raise MemoryPlanError(
         f"one metric of n = {sizes.latent_dim} with {sizes.features} residual features needs about "
         f"{least / GIB:.3g} GiB with a batch of {batch or 1} and {tangents or 1} tangents at once; "

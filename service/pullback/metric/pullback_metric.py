@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from pullback.distances.base import ResidualDistance
 from pullback.errors import PullbackError
-from pullback.generators.base import class_indices
+from pullback.generators.base import class_indices, like
+from pullback.generators.checks import check_once
 from pullback.metric.certificate import Certificate, certify, probe_jacobian
 from pullback.metric.eigen import eigendecompose
 from pullback.metric.gauss_newton import metric_from_jacobian
@@ -63,13 +64,13 @@ def metric_at(
         tangents: Jacobian columns computed at once; chosen to fit into memory by default.
 
     Raises:
-        PullbackError: z or `components` does not fit the generator, or z is not finite.
+        PullbackError: the generator does not behave as one (see `generators.checks`); z or `components` does not fit
+            it, or z is not finite.
         MemoryPlanError: even one code with one tangent (or what was fixed of them) does not fit into memory.
         SpecError: the condition does not fit the generator.
     """
-    like = next(generator.parameters(), None)
-    codes = torch.as_tensor(z)
-    codes = codes.to(like) if like is not None else codes.to(torch.get_default_dtype())
+    check_once(generator)
+    codes = torch.as_tensor(z).to(like(generator))
     single = codes.dim() == 1
     codes = codes[None] if single else codes
     n = int(generator.latent_dim)  # type: ignore[arg-type]
@@ -118,7 +119,8 @@ def _in_batches(
         certificate = certify(raw, values, vectors, kept, probe)
         each = (time.perf_counter() - began) / len(z)
         seconds = torch.full((len(z),), each, dtype=torch.float64)
-        yield PullbackMetric(matrix, values[:, :kept], vectors[:, :kept], certificate, seconds)
+        # a copy of what is kept: a view would hold on to all n eigenvectors
+        yield PullbackMetric(matrix, values[:, :kept], vectors[:, :kept].clone(), certificate, seconds)
 
 
 def _first(metric: PullbackMetric) -> PullbackMetric:

@@ -4,6 +4,7 @@ Leaves to others: the statistics (`analysis`), drawing (`figures`), and the imag
 """
 
 import os
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -39,13 +40,16 @@ def write_report(sweep: Sweep, analysis: Analysis, target: Path) -> str | None:
         strips = walk(sweep, analysis)
     except PullbackError as error:  # a report made where the weights are not is still worth having
         reason = str(error)
+    except Exception as error:  # so is one of a user's generator that fails far out along an axis
+        reason = f"the generator failed along an axis: {type(error).__name__}: {error}"
     html = render(sweep, analysis, strips, reason)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         partial.write_text(html, encoding="utf-8")
         partial.replace(target)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise PullbackError(
             f"the report cannot be written to {target}: {error.strerror}; choose another --out"
         ) from error

@@ -3,7 +3,7 @@
 Invariants: no pyplot and no global state, so that figures can be made in any thread of a server; colours tell
 apart with any colour vision (Okabe & Ito) and never carry a meaning alone; every axis names its unit; a number
 that does not exist is left out and never drawn as zero.
-Leaves to others: the statistics (`analysis`), the images along axes (`applications`), and the page around the
+Leaves to others: the statistics (`analysis`), the images along axes (`strips`), and the page around the
 figures.
 """
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from pullback.analysis import Analysis
 from pullback.distances import ResidualDistance
-from pullback.generators import images_of
+from pullback.errors import PullbackError
+from pullback.generators import images_of, like
 from pullback.metric.jacobian import exact_arithmetic
 from pullback.spec import JobSpec
 from pullback.store.reader import Sweep
@@ -64,11 +65,11 @@ def walk(sweep: Sweep, analysis: Analysis) -> Strips:
     """Generate the strips of a sweep.
 
     Raises:
-        PullbackError: the sweep's generator or distance cannot be loaded on this machine.
+        PullbackError: the sweep's generator or distance cannot be loaded on this machine, or is another by now.
     """
     job = JobSpec.model_validate({"name": "report", **sweep.provenance["spec"]})
     generator, distance = load_parts(job, "auto")
-    device = next(distance.buffers(), torch.empty(0)).device
+    _refuse_other_weights({**dict(getattr(generator, "weights", {})), **distance.weights}, sweep.provenance["weights"])
     good = sweep.dataset().isel(sample=slice(0, FACES))
     codes = good["latent"].values
     ranks = telling_ranks(analysis.mean_metric.eigenvectors.shape[0])
@@ -78,7 +79,7 @@ def walk(sweep: Sweep, analysis: Analysis) -> Strips:
     images, distances = [], []
     for code, class_index in zip(codes, good["condition"].values, strict=True):
         moved = code + steps[:, None] * axes[:, None, :]
-        pairs = [_images(generator, distance, strip, int(class_index), device) for strip in moved]
+        pairs = [_images(generator, distance, strip, int(class_index)) for strip in moved]
         images.append([pair[0] for pair in pairs])
         distances.append([pair[1] for pair in pairs])
     return Strips(
@@ -104,12 +105,19 @@ def _images(
     distance: ResidualDistance,
     strip: NDArray[np.float64],
     class_index: int,
-    device: torch.device,
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """The images of one strip [steps, height, width, 3], and their distances to the middle one."""
-    z = torch.as_tensor(strip, dtype=torch.float32, device=device)
+    z = torch.as_tensor(strip).to(like(generator))
     with torch.no_grad(), exact_arithmetic():
-        made = images_of(generator, z, None if class_index < 0 else torch.full((len(z),), class_index, device=device))
-        middle = made[len(z) // 2 : len(z) // 2 + 1]
-        changes = distance(made, middle)
-    return made.clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy(), changes.double().cpu().numpy()
+        made = images_of(generator, z, None if class_index < 0 else torch.full((len(z),), class_index, device=z.device))
+        residual = distance.residual(made)
+        changes = (residual - residual[len(z) // 2]).square().sum(dim=1)
+    # far out along an axis a generator may leave [0, 1], or the numbers altogether: such pixels are drawn black
+    shown = made.nan_to_num(0, 0, 0).clamp(0, 1).float()
+    return shown.permute(0, 2, 3, 1).cpu().numpy(), changes.double().cpu().numpy()
+
+
+def _refuse_other_weights(here: dict[str, str], recorded: dict[str, str]) -> None:
+    changed = sorted(name for name in {*here, *recorded} if here.get(name) != recorded.get(name))
+    if changed:
+        raise PullbackError(f"{', '.join(changed)} on this machine is not what the sweep was computed with")

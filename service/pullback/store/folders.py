@@ -21,7 +21,7 @@ _building: set[Path] = set()
 
 
 def local_path(path: Path | str) -> Path:
-    """The path, with `~` expanded; raises StoreError for a URL such as `s3://bucket/sweep`."""
+    """The path, with `~` expanded; raises StoreError for a URL such as `s3://bucket/sweep`, or no path."""
     text = str(path)
     # pathlib turns `s3://b` into `s3:/b`; a Windows drive has a single letter.
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
@@ -29,7 +29,12 @@ def local_path(path: Path | str) -> Path:
             f"{text} is a URL, and sweeps are kept in local folders only for now; nothing was written. "
             "Give a folder, and copy it to the object store when the sweep is done."
         )
-    return Path(path).expanduser()
+    try:
+        if "\0" in text:
+            raise ValueError("a path has no zero bytes")
+        return Path(path).expanduser()
+    except (RuntimeError, ValueError) as error:  # `~nobody`
+        raise StoreError(f"{text!r} is not a path: {error}. Give the path of a folder.") from error
 
 
 def is_vacant(path: Path) -> bool:

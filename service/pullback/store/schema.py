@@ -191,7 +191,7 @@ SHARD_ARRAYS: tuple[ArraySchema, ...] = (
         attributes=_flags({reason.name.lower(): reason for reason in Reason}),
     ),
     _certificate("symmetry_error", "largest asymmetry of the metric, relative to its largest entry"),
-    _certificate("negative_eigenvalue", "most negative eigenvalue, 0 where there is none", _SQUARED),
+    _certificate("negative_eigenvalue", "how far the least eigenvalue lies below zero, relative to the largest"),
     _certificate("eigen_residual", "largest residual of an eigenpair, relative to the largest eigenvalue"),
     _certificate("orthogonality_error", "largest deviation of the eigenvectors from orthonormality"),
     _certificate("trace_share", "share of the trace that the kept eigenvalues carry"),

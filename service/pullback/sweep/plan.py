@@ -20,10 +20,10 @@ from torch import nn
 
 from pullback.distances import ResidualDistance, build_distance
 from pullback.errors import MemoryPlanError, PullbackError, SpecError, StoreError
-from pullback.generators import any_condition, class_indices, load_generator
+from pullback.generators import any_condition, class_indices, like, load_generator
 from pullback.generators.zoo import resolve_device
 from pullback.metric.jacobian import feature_map, jacobian
-from pullback.metric.memory import GIB, Fit, fit, free_bytes
+from pullback.metric.memory import GIB, Fit, fit, usable_bytes
 from pullback.spec import JobSpec
 from pullback.store.folders import local_path
 from pullback.store.repository import SweepStore
@@ -32,8 +32,8 @@ from pullback.sweep.identity import existing_store, provenance_of
 
 _SHARD_BYTES = 256 * 2**20
 _SHARDS_WANTED = 16
+_SHARDS_A_WORKER = 4
 _MOST_PER_SHARD = 64
-_MEMORY_SHARE = 0.7
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,9 @@ def make_plan(job: JobSpec, *, measure: bool = False, source: str = "the job") -
     distance = _distance(job, device, problems)
     if generator is None:
         raise SpecError(problems, source)
-    layout = _layout(job, generator, problems)
-    workers = _workers(job, device, layout.shards, problems)
+    workers = _workers(job, device, problems)
+    layout = _layout(job, generator, workers, problems)
+    workers = min(workers, layout.shards)
     if path is not None:
         problems += _disk_problems(path, stored_bytes(layout))
     if distance is None or not _measurable(job, generator, distance, device, problems):
@@ -111,6 +112,9 @@ def make_plan(job: JobSpec, *, measure: bool = False, source: str = "the job") -
     if store is not None:  # its shards are what they are, whatever the job's resources say by now
         layout, finished = store.layout, int((store.status() != PENDING).sum())
     seconds = _time_per_code(generator, distance, chosen, device) if measure else None
+    if device.type == "cuda":  # what was tried here must not be missing to the worker that gets this GPU
+        del generator, distance
+        torch.cuda.empty_cache()
     return Plan(job, layout, provenance, device.type, workers, chosen, seconds, finished)
 
 
@@ -124,13 +128,13 @@ def load_parts(job: JobSpec, device: str | torch.device) -> tuple[nn.Module, Res
     return generator, build_distance(job.distance, device)
 
 
-def shard_size(job: JobSpec, latent_dim: int, components: int) -> int:
-    """Codes in a shard: as the job says, else enough shards for retries and progress to be cheap, none too large."""
+def shard_size(job: JobSpec, latent_dim: int, components: int, workers: int) -> int:
+    """Codes in a shard: as the job says, else enough shards for all workers, retries and progress, none too large."""
     if job.resources.shard_size != "auto":
         return min(job.resources.shard_size, job.samples.count)
     per_code = 4 * components * latent_dim
     by_bytes = max(1, _SHARD_BYTES // per_code)
-    by_count = max(1, -(-job.samples.count // _SHARDS_WANTED))
+    by_count = max(1, -(-job.samples.count // max(_SHARDS_WANTED, _SHARDS_A_WORKER * workers)))
     return min(by_bytes, by_count, _MOST_PER_SHARD)
 
 
@@ -167,17 +171,32 @@ def _distance(job: JobSpec, device: torch.device, problems: list[str]) -> Residu
 def _measurable(
     job: JobSpec, generator: nn.Module, distance: ResidualDistance, device: torch.device, problems: list[str]
 ) -> bool:
-    """Whether the distance takes the generator's images, which may be too small for it."""
-    z = torch.zeros(1, int(generator.latent_dim), device=device)  # type: ignore[arg-type]
+    """Whether the distance takes the generator's images, and both can be differentiated in forward mode."""
     try:
-        feature_map(generator, distance, any_condition(generator, 1, device))(z)
-    except (ValueError, RuntimeError) as error:
-        problems.append(f"distance: it cannot measure the images of {job.generator.name}: {error}")
+        _push(generator, distance, device, batch=1, tangents=1)
+    except Exception as error:  # whatever a user's generator raises
+        told = str(error).strip().partition("\n")[0]
+        problems.append(
+            f"distance: the metric of {job.generator.name} cannot be computed: {told} "
+            "(torch.func.jvp must be able to go through the generator)"
+            if not isinstance(error, ValueError)
+            else f"distance: it cannot measure the images of {job.generator.name}: {told}"
+        )
         return False
     return True
 
 
-def _layout(job: JobSpec, generator: nn.Module, problems: list[str]) -> Layout:
+def _push(
+    generator: nn.Module, distance: ResidualDistance, device: torch.device, batch: int, tangents: int
+) -> torch.Tensor:
+    """A few columns of the Jacobian at random codes [batch, n], as a worker would compute them."""
+    n = int(generator.latent_dim)  # type: ignore[arg-type]
+    features = feature_map(generator, distance, any_condition(generator, batch, device))
+    z = torch.randn(batch, n, generator=torch.Generator().manual_seed(0)).to(like(generator))
+    return jacobian(lambda first: features(torch.cat([first, z[:, tangents:]], dim=1)), z[:, :tangents], tangents)
+
+
+def _layout(job: JobSpec, generator: nn.Module, workers: int, problems: list[str]) -> Layout:
     n = int(generator.latent_dim)  # type: ignore[arg-type]
     kept = n if job.metric.components == "all" else job.metric.components
     if kept > n:
@@ -186,7 +205,7 @@ def _layout(job: JobSpec, generator: nn.Module, problems: list[str]) -> Layout:
             f"the nearest valid value is {n}"
         )
         kept = n
-    return Layout(job.samples.count, n, kept, shard_size(job, n, kept))
+    return Layout(job.samples.count, n, kept, shard_size(job, n, kept, workers))
 
 
 def _existing(path: Path | None, provenance: dict[str, Any], problems: list[str]) -> SweepStore | None:
@@ -201,11 +220,11 @@ def _as_problems(error: PullbackError, path: str) -> list[str]:
     return error.problems if isinstance(error, SpecError) else [f"{path}: {error}"]
 
 
-def _workers(job: JobSpec, device: torch.device, shards: int, problems: list[str]) -> int:
-    here = torch.cuda.device_count() if device.type == "cuda" else (_usable_cores())
+def _workers(job: JobSpec, device: torch.device, problems: list[str]) -> int:
+    here = torch.cuda.device_count() if device.type == "cuda" else usable_cores()
     asked = job.resources.workers
     if asked == "auto":
-        return max(1, min(here, shards))
+        return here
     if device.type == "cuda" and asked > here:
         problems.append(
             f"resources.workers: each worker holds a GPU and there are {here}; the nearest valid value is {here}"
@@ -213,7 +232,8 @@ def _workers(job: JobSpec, device: torch.device, shards: int, problems: list[str
     return asked
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """The CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
@@ -228,10 +248,8 @@ def _fit(
 ) -> Fit | None:
     shared_by = 1 if device.type == "cuda" else workers  # CPU workers share the machine's memory, GPUs are one each
     resources = job.resources
-    if resources.memory_gib == "auto":
-        budget = int(_MEMORY_SHARE * free_bytes(device) / shared_by)
-    else:
-        budget = int(resources.memory_gib * GIB)
+    asked = resources.memory_gib
+    budget = usable_bytes(device) // shared_by if asked == "auto" else int(asked * GIB)
     try:
         return fit(
             generator,
@@ -240,6 +258,7 @@ def _fit(
             budget=budget,
             batch=None if resources.batch == "auto" else resources.batch,
             tangents=None if resources.tangents == "auto" else resources.tangents,
+            held=2 * 4 * layout.shard_size * layout.components * layout.latent_dim,  # eigenvectors, and joined
         )
     except MemoryPlanError as error:
         problems.append(f"memory: {error}")
@@ -250,22 +269,30 @@ def _store_folder(job: JobSpec, problems: list[str]) -> Path | None:
     """Where the store is or will be; None where none can be."""
     try:
         store = local_path(job.store or job.store_path)
+        existing = _existing_part(store)
     except StoreError as error:
         problems.append(f"store: {error}")
         return None
-    existing = next(folder for folder in (store, *store.absolute().parents) if folder.exists())
+    except OSError as error:
+        problems.append(f"store: {job.store_path} cannot be reached ({error.strerror}); choose another folder")
+        return None
     if not existing.is_dir():
         problems.append(f"store: {existing} is a file; choose another folder")
         return None
     if not os.access(existing, os.W_OK | os.X_OK):
         problems.append(f"store: the folder {existing} may not be written to; choose another one")
+        return None
     return store
+
+
+def _existing_part(path: Path) -> Path:
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
 
 
 def _disk_problems(store: Path, need: int) -> list[str]:
     if store.exists():
         return []
-    existing = next(folder for folder in store.absolute().parents if folder.exists())
+    existing = _existing_part(store)
     free = shutil.disk_usage(existing).free
     if need <= free:
         return []
@@ -279,17 +306,11 @@ def _time_per_code(generator: nn.Module, distance: ResidualDistance, chosen: Fit
     """Seconds for one code, from a few tangents pushed through for one batch, as a worker would."""
     n = int(generator.latent_dim)  # type: ignore[arg-type]
     few = min(chosen.tangents, n)
-    features = feature_map(generator, distance, any_condition(generator, chosen.batch, device))
-    z = torch.randn(chosen.batch, n, generator=torch.Generator().manual_seed(0)).to(device)
-
-    def piece(codes: torch.Tensor) -> torch.Tensor:
-        return features(torch.cat([codes, z[:, few:]], dim=1))
-
     with one_thread(device):
         durations = []
         for _ in range(2):  # the first one warms up
             began = time.perf_counter()
-            jacobian(piece, z[:, :few], few)
+            _push(generator, distance, device, chosen.batch, few)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             durations.append(time.perf_counter() - began)

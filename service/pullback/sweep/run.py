@@ -8,9 +8,11 @@ If this process is killed, what was committed stays, what was not is computed ag
 on the store is released by the operating system.
 """
 
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -19,7 +21,7 @@ from pullback.store.folders import local_path
 from pullback.store.reader import SweepStatus, open_sweep
 from pullback.store.repository import SweepStore, create, hold
 from pullback.sweep.identity import existing_store
-from pullback.sweep.plan import Plan
+from pullback.sweep.plan import Plan, usable_cores
 from pullback.sweep.worker import ShardDone, Worker, WorkOrder
 
 COMMIT_SECONDS = 2.0
@@ -39,10 +41,13 @@ class ShardFailed:
     error: str
 
 
+Results = Generator[ShardDone | ShardFailed | None, None, None]
+
+
 class Pool(Protocol):
     """Something that runs a `Worker` somewhere, one or many."""
 
-    def results(self, shards: Sequence[int]) -> Iterator[ShardDone | ShardFailed | None]:
+    def results(self, shards: Sequence[int]) -> Results:
         """Each shard's outcome as it comes; None now and then while nothing comes, so that the driver can act."""
         ...
 
@@ -92,7 +97,7 @@ class SerialPool:
     def __init__(self, order: WorkOrder) -> None:
         self._worker = Worker(order)
 
-    def results(self, shards: Sequence[int]) -> Iterator[ShardDone | ShardFailed | None]:
+    def results(self, shards: Sequence[int]) -> Results:
         """Each shard, computed when it is asked for; an error is not retried, it is the user's to see."""
         for shard in shards:
             yield self._worker.run(shard)
@@ -110,7 +115,7 @@ def run_sweep(plan: Plan, pool: PoolFactory, report: Callable[[Progress], None] 
     Args:
         plan: the sweep.
         pool: what runs the workers.
-        report: called with the progress after each shard.
+        report: called with the progress after each shard, and now and then in between.
 
     Raises:
         StoreError: the store belongs to another sweep, is held by another driver, or cannot be written.
@@ -125,8 +130,9 @@ def run_sweep(plan: Plan, pool: PoolFactory, report: Callable[[Progress], None] 
         pending = store.pending_shards()
         if pending:
             try:
-                with pool(_order(plan, store), plan) as workers:
-                    failed, interrupted = _collect(store, workers.results(pending), before, report)
+                # closed before its pool is, for it may have workers of the pool to stop
+                with pool(_order(plan, store), plan) as workers, closing(workers.results(pending)) as results:
+                    interrupted = _collect(store, results, before, failed, report)
             except KeyboardInterrupt:  # while the workers were starting or being stopped: all results are committed
                 interrupted = True
         status = open_sweep(path).status()
@@ -151,7 +157,7 @@ def _order(plan: Plan, store: SweepStore) -> WorkOrder:
         device=plan.device,
         batch=plan.fit.batch,
         tangents=plan.fit.tangents,
-        threads=1 if plan.device == "cpu" and plan.workers > 1 else None,
+        threads=max(1, usable_cores() // plan.workers),
         folder=str(Path.cwd()),
         fork=store.fork(),
     )
@@ -159,12 +165,15 @@ def _order(plan: Plan, store: SweepStore) -> WorkOrder:
 
 def _collect(
     store: SweepStore,
-    results: Iterator[ShardDone | ShardFailed | None],
+    results: Results,
     before: tuple[int, int],
+    failed: list[ShardFailed],
     report: Callable[[Progress], None],
-) -> tuple[list[ShardFailed], bool]:
-    """Merge and commit results until there are no more, or the user interrupts; then commit what has come."""
-    failed: list[ShardFailed] = []
+) -> bool:
+    """Merge and commit results until there are no more, or the user interrupts; then commit what has come.
+
+    Shards that are given up are added to `failed`. Returns whether the user interrupted.
+    """
     done, quarantined = before
     planned = store.layout.samples
     last_commit = time.monotonic()
@@ -177,7 +186,7 @@ def _collect(
             elif result is not None and store.merge(result.shard, result.fork):
                 done += result.good + result.quarantined
                 quarantined += result.quarantined
-                report(Progress(planned, done, quarantined, before[0]))
+            report(Progress(planned, done, quarantined, before[0]))
             if store.uncommitted and time.monotonic() - last_commit >= COMMIT_SECONDS:
                 store.commit(f"{done} of {planned} samples")
                 last_commit = time.monotonic()
@@ -185,8 +194,23 @@ def _collect(
         interrupted = True
     finally:  # also when a worker's error ends the run: nothing that was handed in is lost
         if store.uncommitted:
-            store.commit(f"{done} of {planned} samples")
-    return failed, interrupted
+            with _uninterrupted():
+                store.commit(f"{done} of {planned} samples")
+    return interrupted
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Within it, a second Ctrl-C does not keep the last results from being committed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _finished(store: SweepStore) -> tuple[int, int]:

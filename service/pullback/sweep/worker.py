@@ -6,14 +6,16 @@ Invariant: what it computes for a sample depends on the sample's index and the j
 
 import os
 import time
+import traceback
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pullback.errors import SweepError
 from pullback.generators import class_indices
-from pullback.metric import PullbackMetric, metric_at
+from pullback.metric import metric_at
 from pullback.metric.certificate import Certificate
 from pullback.spec import JobSpec
 from pullback.store.schema import GOOD, QUARANTINED, Layout, Reason, ShardRecord
@@ -41,7 +43,7 @@ class WorkOrder:
         device: `cpu` or `cuda`.
         batch: codes at once.
         tangents: Jacobian columns at once.
-        threads: CPU threads for torch; None leaves its default.
+        threads: CPU threads for torch.
         folder: the driver's working directory, which relative paths and a user's own modules are found from.
         fork: the writable fork of the store's session that results go through.
     """
@@ -51,7 +53,7 @@ class WorkOrder:
     device: str
     batch: int
     tangents: int
-    threads: int | None
+    threads: int
     folder: str
     fork: bytes
 
@@ -85,8 +87,7 @@ class Worker:
     def __init__(self, order: WorkOrder) -> None:
         self.order = order
         os.chdir(order.folder)
-        if order.threads is not None:
-            torch.set_num_threads(order.threads)
+        torch.set_num_threads(order.threads)  # Ray would leave each worker with one
         self.batch, self.tangents = order.batch, order.tangents
         self.generator, self.distance = load_parts(order.job, order.device)
 
@@ -106,45 +107,85 @@ class Worker:
         indices = layout.samples_of(shard)
         latents = sample_latents(job.samples, indices, layout.latent_dim)
         classes = class_indices(self.generator, job.generator.condition, indices)
-        metric = self._metric(latents, classes)
-        certificate = metric.certificate
-        reason = np.array([_REASONS[failure] for failure in certificate.failures()], np.uint8)
-        good = reason == Reason.NONE
+        pieces, metric_sum, start = [], np.zeros((layout.latent_dim, layout.latent_dim)), 0
+        while start < len(indices):  # piece by piece, so that no more than one batch of whole metrics is held
+            piece, matrices = self._piece(shard, latents, classes, start)
+            metric_sum += matrices[piece.good].sum(axis=0)
+            pieces.append(piece)
+            start += len(piece.good)
+        certificate = Certificate.concatenate([piece.certificate for piece in pieces])
+        good = np.concatenate([piece.good for piece in pieces])
         return ShardRecord(
             shard=shard,
             latent=latents,
             condition=_conditions(classes, len(indices)),
-            eigenvalue=metric.eigenvalues.numpy(),
-            eigenvector=metric.eigenvectors.numpy().astype(np.float32),
-            metric_sum=metric.matrix.numpy()[good].sum(axis=0),
-            trace=metric.matrix.diagonal(dim1=1, dim2=2).sum(dim=1).numpy(),
+            eigenvalue=np.concatenate([piece.eigenvalue for piece in pieces]),
+            eigenvector=np.concatenate([piece.eigenvector for piece in pieces]),
+            metric_sum=metric_sum,
+            trace=np.concatenate([piece.trace for piece in pieces]),
             status=np.where(good, GOOD, QUARANTINED).astype(np.uint8),
-            reason=reason,
-            seconds=metric.seconds.numpy(),
+            reason=np.array([_REASONS[failure] for failure in certificate.failures()], np.uint8),
+            seconds=np.concatenate([piece.seconds for piece in pieces]),
             **_certificate_arrays(certificate),
         )
 
-    def _metric(self, latents: NDArray[np.float32], classes: torch.Tensor | None) -> PullbackMetric:
-        """The metrics, with smaller pieces where the device turns out to have less memory than planned with."""
+    def _piece(
+        self, shard: int, latents: NDArray[np.float32], classes: torch.Tensor | None, start: int
+    ) -> tuple["_Piece", NDArray[np.float64]]:
+        """What is kept of one batch of a shard's codes, and their metrics [batch, n, n].
+
+        Uses smaller batches from then on where the device turns out to have less memory than was planned with.
+        """
         while True:
+            batch = slice(start, start + self.batch)
             try:
-                return metric_at(
+                metric = metric_at(
                     self.generator,
                     self.distance,
-                    latents,
-                    condition=None if classes is None else classes.tolist(),
+                    latents[batch],
+                    condition=None if classes is None else classes[batch].tolist(),
                     components=self.order.layout.components,
                     batch=self.batch,
                     tangents=self.tangents,
                 )
+                break
             except torch.OutOfMemoryError:
                 if self.batch == self.tangents == 1:
                     raise
-                if self.batch > 1:
-                    self.batch //= 2
-                else:
-                    self.tangents //= 2
-                torch.cuda.empty_cache()
+            except Exception as error:
+                where = traceback.extract_tb(error.__traceback__)[-1]
+                first = self.order.layout.samples_of(shard)[start]
+                raise SweepError(
+                    f"sample {first}{f' to {first + len(latents[batch]) - 1}' if len(latents[batch]) > 1 else ''}: "
+                    f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})"
+                ) from error
+            # after the `except`, whose traceback holds on to the tensors that filled the memory
+            if self.batch > 1:
+                self.batch //= 2
+            else:
+                self.tangents //= 2
+            torch.cuda.empty_cache()
+        piece = _Piece(
+            eigenvalue=metric.eigenvalues.numpy(),
+            eigenvector=metric.eigenvectors.numpy().astype(np.float32),
+            trace=metric.matrix.diagonal(dim1=1, dim2=2).sum(dim=1).numpy(),
+            good=metric.certificate.passed.numpy(),
+            seconds=metric.seconds.numpy(),
+            certificate=metric.certificate,
+        )
+        return piece, metric.matrix.numpy()
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """What is kept of a batch of metrics; every array is [batch, ...]."""
+
+    eigenvalue: NDArray[np.float64]
+    eigenvector: NDArray[np.float32]
+    trace: NDArray[np.float64]
+    good: NDArray[np.bool_]
+    seconds: NDArray[np.float64]
+    certificate: Certificate
 
 
 def _conditions(classes: torch.Tensor | None, count: int) -> NDArray[np.int32]:
