@@ -149,15 +149,28 @@ def analysis_table(analysis: "Analysis", sweep: "Sweep", console: Console) -> No
         f"[bold]{escape(content['name'])}[/]: {content['samples']} metrics of {escape(sweep.provenance['generator'])} "
         f"under {sweep.provenance['distance']}, n = {sweep.layout.latent_dim}"
     )
-    shares = _table("share of the trace", ">ranks below it", ">95 % interval", ">ranks needed", title="Anisotropy")
+    shares = _table(
+        "share of the trace",
+        ">ranks below it",
+        ">95 % interval",
+        ">ranks needed",
+        ">axes of the mean H",
+        title="Anisotropy",
+    )
+    fixed = content["mean_metric"]["dim"]
     for share, dim in content["anisotropy"]["dim"].items():
+        reached = dim["needed"] is not None
         shares.add_row(
             f"{100 * float(share):g} %",
-            str(dim["below"]),
-            _interval(dim["below_ci95"], 0),
-            "not reached" if dim["needed"] is None else str(dim["needed"]),
+            str(dim["below"]) if reached else f"≥ {dim['below']}",
+            _interval(dim["below_ci95"], 0) if reached else "–",
+            str(dim["needed"]) if reached else "more than are kept",
+            str(fixed[share]["needed"]),
         )
     console.print(shares)
+    kept, n = sweep.layout.components, sweep.layout.latent_dim
+    if kept < n:
+        console.print(f"Only {kept} of {n} eigenpairs are kept: homogeneity is that of the leading {kept} ranks.")
     pairs = content["homogeneity"]["pairs"]
     likeness = _table("", ">mean", ">95 % interval", ">std", ">median", title=f"Homogeneity, {pairs} pairs")
     for key, label in (("log", "C_log"), ("linear", "C_lin")):

@@ -46,7 +46,12 @@ def test_the_document_has_exactly_the_agreed_keys(analysis):
     assert list(document["anisotropy"]["band"]) == ["p5", "p95"]
     assert list(document["homogeneity"]) == ["log", "linear", "pairs"]
     assert list(document["homogeneity"]["log"]) == ["mean", "std", "median", "ci95"]
-    assert list(document["mean_metric"]) == ["eigenvalues", "ci95"]
+    assert list(document["mean_metric"]) == ["eigenvalues", "ci95", "dim"]
+    shares = np.cumsum(document["mean_metric"]["eigenvalues"]) / np.sum(document["mean_metric"]["eigenvalues"])
+    assert document["mean_metric"]["dim"]["0.99"] == {
+        "below": int((shares < 0.99).sum()),
+        "needed": int((shares < 0.99).sum()) + 1,
+    }
     assert document["bootstrap"] == {"draws": 50, "seed": 3}
     assert (document["name"], document["snapshot"], document["samples"]) == ("fake", "S1", 7)
     assert document["homogeneity"]["pairs"] == 42

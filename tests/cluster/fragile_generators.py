@@ -52,6 +52,19 @@ class DyingOnce(_Fragile):
             os._exit(1)
 
 
+class Counting(_Fragile):
+    """Raises, and notes each time in a file."""
+
+    def fail(self) -> None:
+        with Path(os.environ["PULLBACK_TEST_MARK"]).with_name("tries").open("a") as tries:
+            tries.write("failed\n")
+        raise ValueError("this code is one that I cannot draw")
+
+
+def counting() -> Counting:
+    return Counting()
+
+
 def raising() -> Raising:
     return Raising()
 

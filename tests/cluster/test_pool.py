@@ -116,6 +116,29 @@ def test_a_shard_that_keeps_failing_is_given_up_and_the_others_are_done(our_ray,
     assert set(failed) == bad
     assert done == set(range(12)) - bad
     assert all("cannot draw" in error for error in failed.values())
+    assert all(f"sample {shard}" in error for shard, error in failed.items())
+
+
+def test_a_failing_shard_is_tried_once_and_again_as_often_as_it_may_be(our_ray, make_job, mark_path):
+    job = make_job("fragile_generators:counting", count=5)
+    assert bad_shards(job) == {3, 4}
+    results = run_all(job, retries=2)
+    assert sum(isinstance(result, ShardFailed) for result in results) == 2
+    assert len(mark_path.with_name("tries").read_text().splitlines()) == 2 * 3
+
+
+def test_ray_neither_restarts_actors_nor_repeats_their_tasks_by_itself(our_ray, make_job):
+    order, _ = order_of(make_job("toy_generators:smooth"))
+    options = RayPool(order, 1, 1)._actor_class._default_options
+    assert options["max_restarts"] == 0
+    assert options["max_task_retries"] == 0
+    assert options["num_gpus"] == 0
+
+
+def test_a_ray_of_the_callers_is_left_alone(our_ray):
+    with pytest.raises(SweepError, match=r"connected to a Ray already"), local_ray(cpus=1):
+        pass
+    assert ray.is_initialized()
 
 
 def test_a_dead_actor_is_replaced_and_its_shard_is_computed_by_another(our_ray, make_job, mark_path):
@@ -133,6 +156,18 @@ def test_workers_that_always_die_end_the_run_with_advice_instead_of_looping(our_
     # one replacement is borne; the bad shards of this job need more
     with pytest.raises(SweepError, match=r"keep dying[\s\S]*run the same command again"):
         run_all(job, retries=1, workers=1)
+
+
+def test_a_pool_that_is_closed_after_its_ray_starts_no_other(make_job):
+    job = make_job("toy_generators:smooth", count=3, workers=1)
+    order, _ = order_of(job)
+    if ray.is_initialized():
+        ray.shutdown()
+    with local_ray(cpus=1):
+        results = RayPool(order, 1, 0).results([0, 1, 2])
+        next(results)
+    results.close()
+    assert not ray.is_initialized()
 
 
 def test_our_handler_of_sigterm_outlives_the_start_of_ray():

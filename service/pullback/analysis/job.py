@@ -20,7 +20,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import psutil
 
-from pullback.analysis.anisotropy import Anisotropy, Dimension, MeanSpectrum, anisotropy
+from pullback.analysis.anisotropy import (
+    SHARES,
+    Anisotropy,
+    Dimension,
+    MeanSpectrum,
+    anisotropy,
+    dim_below,
+    dim_needed,
+)
 from pullback.analysis.bootstrap import Floats, bootstrap_weights
 from pullback.analysis.homogeneity import PairSummary, Progress, Stack, correlations, summarize
 from pullback.analysis.mean_metric import MeanMetric, mean_metric
@@ -108,7 +116,17 @@ class Analysis:
                 "band": {"p5": spectrum.p5, "p95": spectrum.p95},
             },
             "homogeneity": scalars["homogeneity"],
-            "mean_metric": {"eigenvalues": self.mean_metric.eigenvalues, "ci95": self.mean_metric.ci95},
+            "mean_metric": {
+                "eigenvalues": self.mean_metric.eigenvalues,
+                "ci95": self.mean_metric.ci95,
+                "dim": {
+                    f"{share:g}": {
+                        "below": dim_below(self.mean_metric.eigenvalues, share),
+                        "needed": dim_needed(self.mean_metric.eigenvalues, share),
+                    }
+                    for share in SHARES
+                },
+            },
             "certificate": {name: _extent(values) for name, values in self.certificate.items()},
             "bootstrap": scalars["bootstrap"],
         }

@@ -12,6 +12,8 @@ from pullback.generators.base import OVERSHOOT, any_condition, images_of, like
 _SAME = 1e-3
 """Differences of images in [0, 1] up to this are round-off, which on a GPU may differ from call to call."""
 
+_SEED = 2021
+"""Of the codes that are tried; not 0, which a user's own random weights may have been made from."""
 _MODAL = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 """Layers that do something else in training mode."""
 
@@ -19,10 +21,9 @@ _checked: WeakSet[nn.Module] = WeakSet()
 
 
 def check_once(generator: nn.Module) -> None:
-    """As `check_generator`, once for each module."""
+    """As `check_generator`, unless that was done with this very module before."""
     if not isinstance(generator, nn.Module) or generator not in _checked:
         check_generator(generator, str(getattr(generator, "name", type(generator).__name__)))
-        _checked.add(generator)
 
 
 @torch.no_grad()
@@ -45,7 +46,7 @@ def check_generator(generator: nn.Module, name: str) -> None:
     classes: Any = getattr(generator, "classes", ())
     if not isinstance(classes, list | tuple) or not all(isinstance(item, str) for item in classes):
         raise PullbackError(f"{name} has the attribute `classes` {classes!r}; it must be a tuple of class names")
-    z = torch.randn(2, latent_dim, generator=torch.Generator().manual_seed(0)).to(like(generator))
+    z = torch.randn(2, latent_dim, generator=torch.Generator().manual_seed(_SEED)).to(like(generator))
     condition = any_condition(generator, 2, z.device)
     try:
         images, again = images_of(generator, z, condition), images_of(generator, z, condition)
@@ -70,3 +71,4 @@ def check_generator(generator: nn.Module, name: str) -> None:
             f"{name} gives another image for a code alone than for the same code in a batch: its images must not "
             "depend on each other (batch statistics, minibatch deviation); leave training mode"
         )
+    _checked.add(generator)

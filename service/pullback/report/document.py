@@ -60,7 +60,8 @@ def render(sweep: Sweep, analysis: Analysis, strips: Strips | None, no_strips: s
     """The report as HTML text; `strips` None leaves the images out, for the reason given."""
     content = analysis.to_json()
     certificate = [
-        {"name": name, **content["certificate"][name], "limit": LIMITS.get(name)} for name in content["certificate"]
+        {"label": figures.CERTIFICATE_LABELS[name], "limit": limit, **content["certificate"][name]}
+        for name, limit in LIMITS.items()
     ]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["short"] = _short
