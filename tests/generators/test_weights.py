@@ -2,6 +2,7 @@
 
 import re
 import sys
+from pathlib import Path
 
 import pytest
 from weight_files import CONTENT, PACKAGE, entry, sha256
@@ -40,6 +41,20 @@ def test_the_places_are_looked_at_in_order(weight_places, set_manifest):
         assert locate("tiny")[0] == path
         path.unlink()
     assert find("tiny") is None
+
+
+def test_a_place_that_may_not_be_entered_is_passed_over(weight_places, set_manifest, monkeypatch):
+    set_manifest(tiny=entry(hub=True))
+    path = put(weight_places, "package")
+    plain = Path.is_file
+
+    def refusing(self):
+        if "hub" in self.parts:
+            raise PermissionError(13, "Permission denied", str(self))
+        return plain(self)
+
+    monkeypatch.setattr(Path, "is_file", refusing)
+    assert locate("tiny")[0] == find("tiny") == path
 
 
 def test_variants_are_looked_for_in_order(weight_places, set_manifest):

@@ -118,9 +118,16 @@ def places(variant: Variant) -> Iterator[Path]:
             yield Path(folder) / rest
 
 
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # in a folder that this user may not enter
+        return False
+
+
 def find(name: str) -> Path | None:
     """The first file that is there for the named weight, unchecked; None where there is none."""
-    found = (path for variant in weight(name).variants for path in places(variant) if path.is_file())
+    found = (path for variant in weight(name).variants for path in places(variant) if _is_there(path))
     return next(found, None)
 
 
@@ -135,7 +142,7 @@ def locate(name: str) -> tuple[Path, str]:
     for variant in weight(name).variants:
         for path in places(variant):
             looked.append(path)
-            if path.is_file():
+            if _is_there(path):
                 return path, _checked(path, variant, name)
     wanted = "\n".join(
         f"    {v.file}, SHA-256 {v.sha256}{'…' if len(v.sha256) < 64 else ''}" for v in weight(name).variants
