@@ -192,6 +192,13 @@ def test_an_export_replaces_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_text() == "precious"
 
 
+def test_an_export_into_the_sweep_itself_is_refused(tmp_path: Path) -> None:
+    filled(tmp_path / "sweep")
+    with pytest.raises(StoreError, match="inside the sweep itself"):
+        open_sweep(tmp_path / "sweep").export(tmp_path / "sweep" / "out.zarr")
+    assert not (tmp_path / "sweep" / "out.zarr").exists()
+
+
 def test_an_export_of_damaged_data_leaves_nothing(tmp_path: Path) -> None:
     filled(tmp_path / "sweep")
     for chunk in native_chunks(tmp_path / "sweep"):

@@ -148,8 +148,11 @@ class Sweep:
         Every array and attribute is copied, shard by shard; the root attribute names the snapshot.
 
         Raises:
-            StoreError: the path is taken or not writable, or data on disk are damaged; nothing is left there.
+            StoreError: the path is taken, not writable or inside the sweep, or data on disk are damaged; nothing is
+                left there.
         """
+        if self.path.resolve() in local_path(out).resolve().parents:
+            raise StoreError(f"{out} is inside the sweep itself; nothing was written. Choose a folder beside it.")
         attributes: dict[str, Any] = self._group.attrs.asdict()
         attributes[ATTRIBUTE] = {**attributes[ATTRIBUTE], "snapshot": self.snapshot}
         with whole_folder(local_path(out)) as temporary:
