@@ -8,7 +8,7 @@ import pytest
 from sweep_jobs import job
 
 from pullback.distances import load_distance
-from pullback.errors import SpecError, StoreError
+from pullback.errors import SpecError, StoreError, SweepError
 from pullback.metric import metric_at
 from pullback.store.reader import open_sweep
 from pullback.store.repository import hold
@@ -154,6 +154,29 @@ def test_a_workers_error_is_raised_and_what_came_before_is_kept(computed):
     assert open_sweep(STORE).status().good == 6
     assert run().computed == 1
     assert computed == [0, 1, 2, 3]
+
+
+def test_serially_a_failing_sample_is_named_and_what_came_before_is_kept(monkeypatch):
+    plain = Smooth.forward
+
+    def failing(self, z, condition=None):
+        if open_status() >= 4:
+            raise ValueError("boom")
+        return plain(self, z)
+
+    def open_status():
+        try:
+            return open_sweep(STORE).status().good
+        except StoreError:
+            return 0
+
+    monkeypatch.setattr("pullback.sweep.run.COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(Smooth, "forward", failing)
+    with pytest.raises(SweepError, match=r"sample 4.*ValueError: boom[\s\S]*What was done before is saved"):
+        run()
+    assert open_sweep(STORE).status().good == 4
+    monkeypatch.setattr(Smooth, "forward", plain)
+    assert run().computed == 3
 
 
 def test_results_are_committed_while_the_sweep_goes_on(monkeypatch):

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from pullback.errors import SweepError
 from pullback.store.folders import local_path
 from pullback.store.reader import SweepStatus, open_sweep
 from pullback.store.repository import SweepStore, create, hold
@@ -100,7 +101,13 @@ class SerialPool:
     def results(self, shards: Sequence[int]) -> Results:
         """Each shard, computed when it is asked for; an error is not retried, it is the user's to see."""
         for shard in shards:
-            yield self._worker.run(shard)
+            try:
+                result = self._worker.run(shard)
+            except SweepError as error:
+                raise SweepError(
+                    f"{error}\nWhat was done before is saved. Without --serial the other shards are computed too."
+                ) from error
+            yield result
 
 
 @contextmanager
