@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 EXIT_QUARANTINED = 4
 EXIT_INTERRUPTED = 130
-# The metric runs without these, for example on a machine that is lent for a benchmark.
+# The metric runs without these; a command that needs a missing one says which.
 _OPTIONAL = {"ray", "zarr", "icechunk", "xarray", "matplotlib", "jinja2"}
 
 app = typer.Typer(

@@ -125,10 +125,14 @@ def _is_there(path: Path) -> bool:
         return False
 
 
+def _candidates(name: str) -> list[tuple[Variant, Path]]:
+    """Every place at which the named weight may lie, in the order in which they are looked at."""
+    return [(variant, path) for variant in weight(name).variants for path in places(variant)]
+
+
 def find(name: str) -> Path | None:
     """The first file that is there for the named weight, unchecked; None where there is none."""
-    found = (path for variant in weight(name).variants for path in places(variant) if _is_there(path))
-    return next(found, None)
+    return next((path for _, path in _candidates(name) if _is_there(path)), None)
 
 
 def locate(name: str) -> tuple[Path, str]:
@@ -138,18 +142,16 @@ def locate(name: str) -> tuple[Path, str]:
         WeightsError: none is found, with every place that was looked at and the ways to supply it; or the one
             found is damaged.
     """
-    looked: list[Path] = []
-    for variant in weight(name).variants:
-        for path in places(variant):
-            looked.append(path)
-            if _is_there(path):
-                return path, _checked(path, variant, name)
+    candidates = _candidates(name)
+    for variant, path in candidates:
+        if _is_there(path):
+            return path, _checked(path, variant, name)
     wanted = "\n".join(
         f"    {v.file}, SHA-256 {v.sha256}{'…' if len(v.sha256) < 64 else ''}" for v in weight(name).variants
     )
     raise WeightsError(
         f"the weights {name!r} ({weight(name).what}) are not on this machine. Looked at:\n"
-        + "\n".join(f"    {path}" for path in looked)
+        + "\n".join(f"    {path}" for _, path in candidates)
         + f"\nTo supply them: run `pullback weights fetch {name}`, or put one of these files\n{wanted}\n"
         f"into a folder and set {FOLDER_VARIABLE} to that folder."
     )

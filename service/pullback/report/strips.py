@@ -17,6 +17,7 @@ from pullback.generators import images_of, like
 from pullback.metric.jacobian import exact_arithmetic
 from pullback.spec import JobSpec
 from pullback.store.reader import Sweep
+from pullback.sweep.identity import weights_of
 from pullback.sweep.plan import load_parts
 
 FACES = 3
@@ -69,7 +70,7 @@ def walk(sweep: Sweep, analysis: Analysis) -> Strips:
     """
     job = JobSpec.model_validate({"name": "report", **sweep.provenance["spec"]})
     generator, distance = load_parts(job, "auto")
-    _refuse_other_weights({**dict(getattr(generator, "weights", {})), **distance.weights}, sweep.provenance["weights"])
+    _refuse_other_weights(weights_of(generator, distance), sweep.provenance["weights"])
     good = sweep.dataset().isel(sample=slice(0, FACES))
     codes = good["latent"].values
     ranks = telling_ranks(analysis.mean_metric.eigenvectors.shape[0])

@@ -30,9 +30,14 @@ _CONVENTIONS = {
 }
 
 
+def weights_of(generator: nn.Module, distance: ResidualDistance) -> dict[str, str]:
+    """SHA-256 of everything that the numbers are made from, by its name: weight files, and a user's own source."""
+    return {**dict(getattr(generator, "weights", {})), **distance.weights}
+
+
 def provenance_of(job: JobSpec, generator: nn.Module, distance: ResidualDistance) -> dict[str, Any]:
     """What is recorded with a sweep's results, ready for JSON: `sweep_id`, spec, weights' hashes, versions, ..."""
-    weights = {**dict(getattr(generator, "weights", {})), **distance.weights}
+    weights = weights_of(generator, distance)
     spec = job.canonical()
     identity = {"format": FORMAT, "spec": _without_paths(spec), "weights": weights}
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))

@@ -21,6 +21,7 @@ from pullback.errors import SweepError
 from pullback.store.folders import local_path
 from pullback.store.reader import SweepStatus, open_sweep
 from pullback.store.repository import SweepStore, create, hold
+from pullback.store.schema import PENDING, QUARANTINED
 from pullback.sweep.identity import existing_store
 from pullback.sweep.plan import Plan, usable_cores
 from pullback.sweep.worker import ShardDone, Worker, WorkOrder
@@ -221,5 +222,6 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def _finished(store: SweepStore) -> tuple[int, int]:
+    """Samples that are committed, and those of them that are quarantined."""
     status = store.status()
-    return int((status != 0).sum()), int((status == 2).sum())
+    return int((status != PENDING).sum()), int((status == QUARANTINED).sum())

@@ -5,7 +5,6 @@ Invariant: what it computes for a sample depends on the sample's index and the j
 """
 
 import os
-import time
 import traceback
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from pullback.generators import class_indices
 from pullback.metric import metric_at
 from pullback.metric.certificate import Certificate
 from pullback.spec import JobSpec
+from pullback.store.repository import write_shard
 from pullback.store.schema import GOOD, QUARANTINED, Layout, Reason, ShardRecord
 from pullback.sweep.latents import sample_latents
 from pullback.sweep.plan import load_parts
@@ -67,14 +67,12 @@ class ShardDone:
         fork: the fork with its writes, to be merged by the driver.
         good: samples that passed their certificate.
         quarantined: samples that did not.
-        seconds: how long it took.
     """
 
     shard: int
     fork: bytes
     good: int
     quarantined: int
-    seconds: float
 
 
 class Worker:
@@ -93,13 +91,10 @@ class Worker:
 
     def run(self, shard: int) -> ShardDone:
         """Compute a shard and write it through a copy of the order's fork."""
-        from pullback.store.repository import write_shard
-
-        began = time.perf_counter()
         record = self.compute(shard)
         fork = write_shard(self.order.fork, record)
         quarantined = int((record.status == QUARANTINED).sum())
-        return ShardDone(shard, fork, len(record.status) - quarantined, quarantined, time.perf_counter() - began)
+        return ShardDone(shard, fork, len(record.status) - quarantined, quarantined)
 
     def compute(self, shard: int) -> ShardRecord:
         """The metrics of a shard's samples, and everything that is stored about them."""
