@@ -12,13 +12,22 @@ if TYPE_CHECKING:
     from pullback.distances import load_distance
     from pullback.errors import PullbackError
     from pullback.generators import load_generator
-    from pullback.metric import metric_at
+    from pullback.metric import layer_metrics, metric_at
     from pullback.store.reader import open_sweep
 
-__all__ = ["PullbackError", "__version__", "load_distance", "load_generator", "metric_at", "open_sweep"]
+__all__ = [
+    "PullbackError",
+    "__version__",
+    "layer_metrics",
+    "load_distance",
+    "load_generator",
+    "metric_at",
+    "open_sweep",
+]
 
 _HOMES = {
     "PullbackError": "pullback.errors",
+    "layer_metrics": "pullback.metric",
     "load_distance": "pullback.distances",
     "load_generator": "pullback.generators",
     "metric_at": "pullback.metric",

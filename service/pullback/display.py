@@ -45,6 +45,7 @@ def plan_dict(plan: "Plan") -> dict[str, Any]:
         "shard_size": layout.shard_size,
         "workers": plan.workers,
         "device": plan.device,
+        "method": plan.method,
         "batch": plan.fit.batch,
         "tangents": plan.fit.tangents,
         "stored_bytes": plan.stored_bytes,

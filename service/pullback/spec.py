@@ -15,7 +15,17 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from pullback.errors import SpecError
 from pullback.yaml_reader import read_yaml
@@ -52,18 +62,47 @@ class GeneratorSpec(_Model):
 
 
 class _DistanceSpec(_Model):
+    name: str
     clamp: bool = False
     """Clamp images to [0, 1] inside the differentiated path, so that saturated pixels count for nothing."""
     size: int | None = Field(default=None, ge=16, le=4096)
     """Resize images bilinearly to size × size before measuring; by default the generator's own size is kept."""
+    mask: tuple[float, float, float, float] | str | None = None
+    """Measure a part of the image: a box [top, left, bottom, right] in fractions of it, or the path of an array
+    [height, width] of weights in [0, 1] (`.npy`). Nothing is renormalised."""
+
+    @field_validator("mask", mode="before")
+    @classmethod
+    def _is_box_or_path(cls, mask: Any) -> Any:
+        if mask is None or (isinstance(mask, str) and mask.endswith(".npy")):
+            return mask
+        if not isinstance(mask, list | tuple) or len(mask) != 4:
+            raise ValueError(
+                f"a box [top, left, bottom, right] or the path of an array (.npy) is needed, not {_describe(mask)}"
+            )
+        for edge in mask:
+            if isinstance(edge, bool) or not isinstance(edge, int | float):
+                raise ValueError(f"a number is needed, not {_describe(edge)}{_number_hint(edge)}")
+        top, left, bottom, right = (float(edge) for edge in mask)
+        if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
+            raise ValueError(
+                "a box is [top, left, bottom, right] in fractions of the image from 0 to 1, with top < bottom and "
+                f"left < right; this one is {_shown(list(mask))} (divide pixels by the image's height or width)"
+            )
+        return top, left, bottom, right
+
+    @property
+    def label(self) -> str:
+        """The short name used in tables."""
+        return self.name
 
 
 class LpipsSpec(_DistanceSpec):
     """LPIPS v0.1 with calibrated linear heads."""
 
     name: Literal["lpips"] = "lpips"
-    trunk: Literal["alex", "vgg"] = "alex"
-    """The feature network."""
+    trunk: Literal["alex", "vgg", "squeeze"] = "alex"
+    """The feature network; Wang & Ponce used `squeeze`."""
     input_range: Literal["standard", "paper"] = "standard"
     """`standard` feeds the trunk images in [-1, 1] as LPIPS documents; `paper` in [0, 1] as Wang & Ponce did."""
 
@@ -78,22 +117,92 @@ class MseSpec(_DistanceSpec):
 
     name: Literal["mse"] = "mse"
 
+
+class SsimSpec(_DistanceSpec):
+    """1 − mean SSIM (Wang et al. 2004) of images in [0, 1]."""
+
+    name: Literal["ssim"] = "ssim"
+
+
+class FeaturesSpec(_DistanceSpec):
+    """Σ (a − a_ref)² of the activation a of one layer."""
+
+    name: Literal["features"] = "features"
+    module: str
+    """`module:factory`, which gives a torch module of images [batch, 3, height, width] in [0, 1]; or `generator`."""
+    layer: str = Field(min_length=1)
+    """A name of the module's `named_modules()`, such as `blocks.2`."""
+
+    @field_validator("module")
+    @classmethod
+    def _is_code_or_generator(cls, module: str, info: ValidationInfo) -> str:
+        if module == "generator":
+            unused = [key for key in ("clamp", "size") if info.data.get(key)]
+            if unused:
+                raise ValueError(f"a layer of the generator measures no image; remove {' and '.join(unused)}")
+        elif not names_code(module):
+            raise ValueError(
+                f"{_shown(module)} is neither 'generator' (a layer of the generator itself) nor 'module:factory' (your "
+                f"own){nearest(module, ['generator'])}"
+            )
+        return module
+
     @property
     def label(self) -> str:
-        """The short name used in tables."""
-        return self.name
+        """The short name used in tables, such as `features-blocks.2`."""
+        return f"features-{self.layer}"
 
 
-DistanceSpec = Annotated[LpipsSpec | MseSpec, Field(discriminator="name")]
+class CustomSpec(_DistanceSpec):
+    """A function of the user's own: f(images) -> [batch, m], a residual, or f(x, y) -> [batch], a squared distance."""
+
+    @field_validator("name")
+    @classmethod
+    def _is_code(cls, name: str) -> str:
+        if not names_code(name):
+            raise ValueError(f"{_shown(name)} is not of the form 'module:function', both written as in Python")
+        return name
+
+
+_CUSTOM = "module:function"
+
+
+def _kind_of_distance(value: Any) -> str | None:
+    name = value.get("name") if isinstance(value, Mapping) else getattr(value, "name", None)
+    if isinstance(name, str) and ":" in name:
+        return _CUSTOM
+    return None if name is None else str(name)
+
+
+DistanceSpec = Annotated[
+    Annotated[LpipsSpec, Tag("lpips")]
+    | Annotated[MseSpec, Tag("mse")]
+    | Annotated[SsimSpec, Tag("ssim")]
+    | Annotated[FeaturesSpec, Tag("features")]
+    | Annotated[CustomSpec, Tag(_CUSTOM)],
+    Discriminator(_kind_of_distance),
+]
 
 
 class MetricSpec(_Model):
     """How the metric is computed and how much of it is kept."""
 
-    method: Literal["gauss_newton"] = "gauss_newton"
-    """`gauss_newton`: the exact H = 2 JᵀJ from batched forward-mode Jacobian columns."""
+    method: Literal["auto", "gauss_newton", "backprop", "lanczos", "block_krylov", "finite_difference"] = "auto"
+    """`gauss_newton`: the exact H = 2 JᵀJ from batched forward-mode Jacobian columns; `backprop`: a second backward pass
+    a coordinate, as Wang & Ponce; `lanczos`, `block_krylov`: the top eigenpairs from exact products with H;
+    `finite_difference`: the same from differences of gradients; `auto` picks by distance, n, components and memory."""
     components: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
     """How many eigenpairs are stored of each metric, largest first."""
+    precision: Literal["float32", "float64", "tf32", "bfloat16"] = "float32"
+    """The arithmetic of derivatives; its measured error is in every certificate."""
+    deterministic: bool = False
+    """Use only algorithms that repeat themselves bit by bit; slower on a GPU."""
+    tolerance: float = Field(default=1e-6, gt=0, lt=1)
+    """Of the iterative methods: the residuals ‖Hv − λv‖ / λ₁ at which they end."""
+    max_products: Annotated[int, Field(ge=1)] | None = None
+    """Of the iterative methods: vectors multiplied with H at most; by default twice the size of the code."""
+    relative_step: float = Field(default=1e-3, gt=0, lt=1)
+    """Of `finite_difference`: its step, relative to the norm of the code."""
 
 
 class SamplesSpec(_Model):
@@ -128,6 +237,10 @@ class ResourcesSpec(_Model):
     """How often a failed shard is tried again before the sweep gives up on it."""
 
 
+_DECISIVE = {"generator", "distance", "metric", "samples"}
+"""The keys of a job that decide its numbers."""
+
+
 class JobSpec(_Model):
     """One job: which metrics of which generator under which distance, and where they go."""
 
@@ -158,8 +271,17 @@ class JobSpec(_Model):
         return Path(self.store if self.store is not None else f"sweeps/{self.name}")
 
     def canonical(self) -> dict[str, Any]:
-        """The part of the job that decides its numbers, as plain JSON values with every default filled in."""
-        return self.model_dump(mode="json", include={"generator", "distance", "metric", "samples"})
+        """The part of the job that decides its numbers, as plain JSON values, for a sweep's identity.
+
+        Keys that have their default value are left out (except the names and the count), so that a key added later
+        does not change the identity of older sweeps. A default, once released, must therefore keep its meaning.
+        """
+        chosen = self.model_dump(mode="json", include=_DECISIVE, exclude_defaults=True)
+        return {**chosen, "distance": {"name": self.distance.name, **chosen["distance"]}}
+
+    def complete(self) -> dict[str, Any]:
+        """As `canonical`, with every default filled in, for people to read."""
+        return self.model_dump(mode="json", include=_DECISIVE)
 
 
 def load_job(path: str | Path, generators: Collection[str] = ()) -> JobSpec:
@@ -188,6 +310,12 @@ def nearest(word: str, allowed: Collection[str]) -> str:
     """`; did you mean 'x'?` for the closest of the allowed words, or nothing where none is close."""
     close = difflib.get_close_matches(str(word), [str(option) for option in allowed], n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def names_code(name: str) -> bool:
+    """Whether a name is of the form `module:function`, the module's name dotted where it lies in a package."""
+    module, colon, function = name.partition(":")
+    return bool(colon) and function.isidentifier() and all(part.isidentifier() for part in module.split("."))
 
 
 _TYPES = {
@@ -240,6 +368,8 @@ def _sentence(detail: Mapping[str, Any], loc: Sequence[str | int]) -> str:
     if kind == "missing":
         return f"{path}: this key is required"
     if kind == "union_tag_not_found":
+        if not isinstance(value, Mapping):
+            return f"{path}: {_TYPES['model_type']} is needed, not {_describe(value)}"
         return f"{path}: it needs a `name`, one of {alternatives}"
     if kind in ("literal_error", "union_tag_invalid"):
         given = context.get("tag", value)
@@ -254,6 +384,8 @@ def _sentence(detail: Mapping[str, Any], loc: Sequence[str | int]) -> str:
         return f"{path}: it must not be empty"
     if kind in _TYPES:
         hint = _number_hint(value, whole=kind.startswith("int")) if kind.startswith(("int", "float")) else ""
+        if kind == "string_type" and isinstance(value, int | float) and not isinstance(value, bool):
+            hint = f"; put it in quotes, {str(value)!r}, if it is meant"
         return f"{path}: {_TYPES[kind]} is needed, not {_describe(value)}{hint}"
     if kind in _BOUNDS:
         key, words = _BOUNDS[kind]
@@ -339,18 +471,17 @@ def _walk(loc: Sequence[str | int]) -> tuple[list[str], type[BaseModel] | None, 
         path.append(text)
         holder = model
         field = model.model_fields.get(text)
-        model, choices, plain = _inside(field.annotation, field.discriminator) if field else (None, {}, "")
+        model, choices, plain = _inside(field.annotation) if field else (None, {}, "")
     return path, holder, plain
 
 
-def _inside(annotation: Any, discriminator: Any) -> tuple[type[BaseModel] | None, dict[str, type[BaseModel]], str]:
+def _inside(annotation: Any) -> tuple[type[BaseModel] | None, dict[str, type[BaseModel]], str]:
     """What stands under a field: a model, the models of a tagged union, or the names of plain alternatives."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation, {}, ""
     options = get_args(annotation) if get_origin(annotation) in (Union, type(int | str)) else ()
-    models = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
-    if discriminator is not None and models:
-        tagged = {get_args(option.model_fields[discriminator].annotation)[0]: option for option in models}
+    tagged = {part.tag: _base(option) for option in options for part in get_args(option) if isinstance(part, Tag)}
+    if tagged:
         return None, tagged, " or ".join(repr(tag) for tag in tagged)
     names = {int: "a whole number", float: "a number"}
     plain = [names[kind] for kind in (_base(option) for option in options) if kind in names]

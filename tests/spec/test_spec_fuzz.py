@@ -16,7 +16,7 @@ from pullback.spec import JobSpec, load_job
 GOOD = {
     "name": "fuzz",
     "generator": {"name": "dcgan-faces", "weights": None, "condition": None},
-    "distance": {"name": "lpips", "trunk": "alex", "input_range": "standard", "clamp": False, "size": 64},
+    "distance": {"name": "lpips", "trunk": "alex", "input_range": "standard", "clamp": False, "size": 64, "mask": None},
     "metric": {"method": "gauss_newton", "components": "all"},
     "samples": {"count": 3, "seed": 0, "distribution": "normal", "scale": 1.0},
     "store": "here",
@@ -43,9 +43,13 @@ SCALARS = st.one_of(
     st.text(max_size=20),
     st.dates(),
     st.binary(max_size=5),
-    st.sampled_from(["auto", "all", "cycle", "lpips", "mse", "1e-3", "cuda", "x:y", 10**30, 2**64]),
+    st.sampled_from(
+        ["auto", "all", "cycle", "lpips", "mse", "1e-3", "cuda", "x:y", "x.npy", "features", "ssim", 10**30, 2**64]
+    ),
 )
-KEYS = SCALARS | st.sampled_from(["name", "count", "trunk", "lpips", "mse", "size", "clamp", "components"])
+KEYS = SCALARS | st.sampled_from(
+    ["name", "count", "trunk", "lpips", "mse", "size", "clamp", "mask", "layer", "module", "components"]
+)
 VALUES = st.recursive(
     SCALARS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from pullback.generators import zoo
-from pullback.spec import JobSpec, LpipsSpec, load_job
+from pullback.spec import JobSpec, LpipsSpec, MseSpec, load_job
 
 JOBS = sorted((Path(__file__).parents[2] / "jobs").glob("*.yaml"))
 
@@ -29,7 +29,14 @@ def test_a_small_job_gets_every_default(tmp_path):
     assert job.model_dump() == {
         "name": "small",
         "generator": {"name": "dcgan-faces", "weights": None, "condition": None},
-        "distance": {"name": "lpips", "trunk": "alex", "input_range": "standard", "clamp": False, "size": None},
+        "distance": {
+            "name": "lpips",
+            "trunk": "alex",
+            "input_range": "standard",
+            "clamp": False,
+            "size": None,
+            "mask": None,
+        },
         "metric": {"method": "gauss_newton", "components": "all"},
         "samples": {"count": 3, "seed": 0, "distribution": "normal", "scale": 1.0},
         "store": None,
@@ -56,7 +63,7 @@ def test_every_value_of_a_full_job_is_read(tmp_path):
         """\
 name: full
 generator: {name: dcgan-eyes, weights: eyes.pth, condition: cycle}
-distance: {name: lpips, trunk: vgg, input_range: paper, clamp: true, size: 256}
+distance: {name: lpips, trunk: vgg, input_range: paper, clamp: true, size: 256, mask: [0, 0.25, 1, 0.75]}
 metric: {method: gauss_newton, components: 7}
 samples: {count: 9, seed: 4, distribution: normal, scale: 0.5}
 resources: {device: cpu, workers: 2, shard_size: 3, batch: 4, tangents: 5, memory_gib: 1.5, retries: 0}
@@ -70,6 +77,7 @@ resources: {device: cpu, workers: 2, shard_size: 3, batch: 4, tangents: 5, memor
         "input_range": "paper",
         "clamp": True,
         "size": 256,
+        "mask": (0.0, 0.25, 1.0, 0.75),
     }
     assert job.metric.components == 7
     assert job.samples.scale == 0.5
@@ -82,7 +90,17 @@ def test_a_bare_name_is_short_for_a_mapping_with_that_name(tmp_path):
     assert short == long
 
 
-@pytest.mark.parametrize(("distance", "label"), [("lpips", "lpips-alex"), ("mse", "mse")])
+@pytest.mark.parametrize(
+    ("distance", "label"),
+    [
+        ("lpips", "lpips-alex"),
+        ("{name: lpips, trunk: squeeze}", "lpips-squeeze"),
+        ("mse", "mse"),
+        ("ssim", "ssim"),
+        ("{name: features, module: generator, layer: blocks.2}", "features-blocks.2"),
+        ("mine:function", "mine:function"),
+    ],
+)
 def test_a_distance_has_a_label_for_tables(tmp_path, distance, label):
     assert load(tmp_path, SMALL.replace("lpips", distance)).distance.label == label
 
@@ -90,8 +108,49 @@ def test_a_distance_has_a_label_for_tables(tmp_path, distance, label):
 def test_the_canonical_form_leaves_out_name_store_and_resources(tmp_path):
     one = load(tmp_path, SMALL)
     other = load(tmp_path, SMALL.replace("small", "other") + "store: x\nresources: {workers: 3, retries: 9}\n")
-    assert set(one.canonical()) == {"generator", "distance", "metric", "samples"}
     assert one.canonical() == other.canonical()
+    changed = load(tmp_path, SMALL + "metric: {components: 2}\nresources: {workers: 3}\n")
+    assert set(changed.canonical()) == {"generator", "distance", "metric", "samples"}
+    assert set(one.complete()) == {"generator", "distance", "metric", "samples"}
+
+
+def test_the_canonical_form_has_no_key_with_its_default(tmp_path):
+    assert load(tmp_path, SMALL).canonical() == {
+        "generator": {"name": "dcgan-faces"},
+        "distance": {"name": "lpips"},
+        "samples": {"count": 3},
+    }
+    text = SMALL.replace("lpips", "{name: lpips, trunk: squeeze, clamp: false}") + "metric: {components: 2}\n"
+    assert load(tmp_path, text).canonical() == {
+        "generator": {"name": "dcgan-faces"},
+        "distance": {"name": "lpips", "trunk": "squeeze"},
+        "metric": {"components": 2},
+        "samples": {"count": 3},
+    }
+
+
+def test_a_key_that_a_later_version_adds_does_not_change_an_older_job(tmp_path):
+    class LaterMse(MseSpec):
+        gamma: float = 1.0
+
+    class LaterJob(JobSpec):
+        distance: LaterMse
+
+    older = load(tmp_path, SMALL.replace("lpips", "mse"))
+    same, other = (
+        LaterJob.model_validate({**older.model_dump(), "distance": distance})
+        for distance in ("mse", {"name": "mse", "gamma": 2.2})
+    )
+    assert same.canonical() == older.canonical()
+    assert other.canonical()["distance"] == {"name": "mse", "gamma": 2.2}
+
+
+def test_the_complete_form_has_every_default(tmp_path):
+    complete = load(tmp_path, SMALL).complete()
+    assert complete["distance"]["trunk"] == "alex"
+    assert complete["samples"] == {"count": 3, "seed": 0, "distribution": "normal", "scale": 1.0}
+    again = JobSpec.model_validate({"name": "again", **complete})
+    assert (again.complete(), again.canonical()) == (complete, load(tmp_path, SMALL).canonical())
 
 
 @pytest.mark.parametrize(
@@ -101,6 +160,9 @@ def test_the_canonical_form_leaves_out_name_store_and_resources(tmp_path):
         ("dcgan-faces", "{name: dcgan-faces, weights: mine.pth}"),
         ("lpips", "mse"),
         ("lpips", "{name: lpips, clamp: true}"),
+        ("lpips", "{name: lpips, trunk: vgg}"),
+        ("lpips", "{name: lpips, mask: [0, 0, 0.5, 1]}"),
+        ("lpips", "mine:f"),
         ("count: 3", "count: 4"),
         ("count: 3", "count: 3, seed: 1"),
         ("samples", "metric: {components: 1}\nsamples"),

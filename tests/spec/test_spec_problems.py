@@ -47,7 +47,7 @@ WRONG_VALUES = {
     "a key of the other distance": (
         "{name: lpips}",
         "{name: mse, trunk: alex}",
-        "distance.trunk: unknown key; allowed here are clamp, size, name",
+        "distance.trunk: unknown key; allowed here are name, clamp, size, mask",
     ),
     "a key like nothing": (
         "name:",
@@ -62,7 +62,7 @@ WRONG_VALUES = {
     "true for a number": ("count: 3", "count: yes", "samples.count: a whole number is needed, not true.*"),
     "mapping for a number": ("count: 3", "count: {a: 1}", "samples.count: a whole number is needed, not a mapping"),
     "list for a mapping": ("{count: 3}", "[3]", r"samples: a mapping of keys to values is needed, not \[3\]"),
-    "number for text": ("name: small", "name: 12", "name: text is needed, not 12"),
+    "number for text": ("name: small", "name: 12", "name: text is needed, not 12; put it in quotes, '12', .*"),
     "date for text": ("name: small", "name: 2020-01-31", r"name: .* not the date 2020-01-31 \(put it in quotes\)"),
     "boolean for text": ("name: small", "name: no", "name: text is needed, not false .*quotes.*"),
     "text for a boolean": (
@@ -107,7 +107,7 @@ WRONG_VALUES = {
     "word of a list": (
         "{name: lpips}",
         "{name: lpips, trunk: alexnet}",
-        "distance.trunk: 'alexnet' is not one of alex, vgg; did you mean 'alex'.*",
+        "distance.trunk: 'alexnet' is not one of alex, vgg, squeeze; did you mean 'alex'.*",
     ),
     "unknown method": (
         "count: 3}",
@@ -121,11 +121,15 @@ WRONG_VALUES = {
         "generator.name: .*did you mean 'dcgan-faces'.*module:factory.*",
     ),
     "unknown generator in full": ("dcgan-faces", "{name: dcgan-eye}", "generator.name: .*did you mean 'dcgan-eyes'.*"),
-    "unknown distance": ("{name: lpips}", "lpip", "distance: 'lpip' is not one of lpips, mse; did you mean 'lpips'.*"),
+    "unknown distance": (
+        "{name: lpips}",
+        "lpip",
+        "distance: 'lpip' is not one of lpips, mse, ssim, features, module:function; did you mean 'lpips'.*",
+    ),
     "distance without a name": (
         "{name: lpips}",
         "{trunk: alex}",
-        "distance: it needs a `name`, one of 'lpips' or 'mse'",
+        "distance: it needs a `name`, one of 'lpips' or 'mse' or 'ssim' or 'features' or 'module:function'",
     ),
     "distance named by a list": ("{name: lpips}", "{name: [lpips]}", "distance: .* is not one of lpips, mse.*"),
     "space in the name": ("name: small", "name: my job", "name: 'my job' .*; the nearest valid value is 'my-job'"),

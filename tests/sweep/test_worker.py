@@ -187,7 +187,7 @@ def test_a_worker_finds_a_users_own_module_in_the_drivers_folder(here, monkeypat
     monkeypatch.chdir(here)
     monkeypatch.delitem(sys.modules, "module_of_a_user")
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(folder)])
-    order = WorkOrder(spec, layout, "cpu", 1, 6, 1, str(folder), b"")
+    order = WorkOrder(spec, layout, "cpu", "gauss_newton", 1, 6, 1, str(folder), b"")
     assert (Worker(order).compute(0).status == GOOD).all()
 
 

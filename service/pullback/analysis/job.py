@@ -33,19 +33,10 @@ from pullback.analysis.bootstrap import Floats, bootstrap_weights
 from pullback.analysis.homogeneity import PairSummary, Progress, Stack, correlations, summarize
 from pullback.analysis.mean_metric import MeanMetric, mean_metric
 from pullback.errors import PullbackError
+from pullback.store.schema import CERTIFICATE
 
 if TYPE_CHECKING:
     import xarray as xr
-
-CERTIFICATE = (
-    "symmetry_error",
-    "negative_eigenvalue",
-    "eigen_residual",
-    "orthogonality_error",
-    "trace_share",
-    "probe_error",
-)
-"""The certificate's quantities, one number a sample."""
 
 DERIVED_NAME = "analysis"
 """Under this name the store keeps the result beside the sweep."""

@@ -1,6 +1,17 @@
-"""Distances: image -> residual features. `load_distance` is the way in."""
+"""Distances: two images -> D², or an image -> residual features. `load_distance` is the way in."""
 
-from pullback.distances.base import ResidualDistance
+from pullback.distances.base import Distance, ResidualDistance, ScalarDistance
+from pullback.distances.features import FeatureDistance, GeneratorLayer
+from pullback.distances.mask import Mask
 from pullback.distances.registry import build_distance, load_distance
 
-__all__ = ["ResidualDistance", "build_distance", "load_distance"]
+__all__ = [
+    "Distance",
+    "FeatureDistance",
+    "GeneratorLayer",
+    "Mask",
+    "ResidualDistance",
+    "ScalarDistance",
+    "build_distance",
+    "load_distance",
+]

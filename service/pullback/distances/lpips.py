@@ -3,6 +3,7 @@
 LPIPS(x, y) = Σ_l 1/(H_l W_l) Σ_pixels Σ_c w_lc (û_lc(x) − û_lc(y))², with û the activations of layer l divided by
 their norm over channels, and w_l ≥ 0 the calibrated head. It is a sum of squares, so
 r(x) = concat_l sqrt(w_l / (H_l W_l)) · û_l(x) has ||r(x) − r(y)||² = LPIPS(x, y), and LPIPS is itself the D².
+With a mask, each layer's sum over pixels is weighted by the mask at that layer's resolution.
 """
 
 from collections.abc import Mapping
@@ -12,10 +13,12 @@ import torch
 from torch import Tensor
 
 from pullback.distances.base import ResidualDistance
+from pullback.distances.mask import Mask
 from pullback.distances.trunks import Trunk, load_trunk
 from pullback.errors import WeightsError
 from pullback.generators.checkpoints import read_checkpoint
 from pullback.generators.weights import locate
+from pullback.spec import LpipsSpec
 
 # The constants of LPIPS's scaling layer: ImageNet's mean and deviation for images in [-1, 1].
 _SHIFT = (-0.030, -0.088, -0.188)
@@ -32,8 +35,9 @@ class Lpips(ResidualDistance):
         name: the short name for tables.
         input_range: `standard` feeds the trunk images in [-1, 1], as LPIPS documents; `paper` feeds it the images
             in [0, 1] as they are, which is what Wang & Ponce (ICLR 2021) did.
-        clamp: see `ResidualDistance`.
-        size: see `ResidualDistance`.
+        clamp: see `Distance`.
+        size: see `Distance`.
+        mask: see `Distance`.
 
     Raises:
         WeightsError: the heads do not fit the trunk, or a weight is negative.
@@ -49,8 +53,9 @@ class Lpips(ResidualDistance):
         input_range: str = "standard",
         clamp: bool = False,
         size: int | None = None,
+        mask: Mask | None = None,
     ) -> None:
-        super().__init__(clamp, size)
+        super().__init__(clamp, size, mask)
         if [len(head) for head in heads] != trunk.channels:
             raise WeightsError(f"LPIPS heads of sizes {[len(h) for h in heads]} for a trunk of {trunk.channels}")
         if not all(bool((head >= 0).all()) for head in heads):
@@ -82,7 +87,7 @@ class Lpips(ResidualDistance):
             head = self.get_buffer(f"head_{index}")
             height, width = activation.shape[-2:]
             weight = torch.sqrt(head / (height * width)).view(1, -1, 1, 1)
-            parts.append((weight * _unit_normalized(activation)).flatten(1))
+            parts.append(self.weighted(weight * _unit_normalized(activation)).flatten(1))
         return torch.cat(parts, dim=1)
 
 
@@ -99,7 +104,12 @@ def _unit_normalized(activation: Tensor) -> Tensor:
 
 
 def load_lpips(
-    trunk: str = "alex", *, input_range: str = "standard", clamp: bool = False, size: int | None = None
+    trunk: str = "alex",
+    *,
+    input_range: str = "standard",
+    clamp: bool = False,
+    size: int | None = None,
+    mask: Mask | None = None,
 ) -> Lpips:
     """LPIPS with torchvision's trunk and the calibrated v0.1 heads, from wherever they are on this machine.
 
@@ -115,9 +125,15 @@ def load_lpips(
         input_range=input_range,
         clamp=clamp,
         size=size,
+        mask=mask,
     )
-    distance.weights = {f"trunk-{trunk}": trunk_hash, f"heads-{trunk}": heads_hash}
+    distance.weights |= {f"trunk-{trunk}": trunk_hash, f"heads-{trunk}": heads_hash}
     return distance.eval().requires_grad_(False)
+
+
+def build(spec: LpipsSpec, mask: Mask | None) -> Lpips:
+    """The distance of a job; see `load_lpips`."""
+    return load_lpips(spec.trunk, input_range=spec.input_range, clamp=spec.clamp, size=spec.size, mask=mask)
 
 
 def _read_heads(path: Path) -> list[Tensor]:

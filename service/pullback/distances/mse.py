@@ -5,6 +5,8 @@ import math
 from torch import Tensor
 
 from pullback.distances.base import ResidualDistance
+from pullback.distances.mask import Mask
+from pullback.spec import MseSpec
 
 
 class Mse(ResidualDistance):
@@ -13,6 +15,11 @@ class Mse(ResidualDistance):
     name = "mse"
 
     def features(self, images: Tensor) -> Tensor:
-        """Pixels [batch, m] over sqrt(m)."""
-        pixels = images.flatten(1)
+        """Pixels [batch, m] over sqrt(m), each times the root of its mask."""
+        pixels = self.weighted(images).flatten(1)
         return pixels / math.sqrt(pixels.shape[1])
+
+
+def build(spec: MseSpec, mask: Mask | None) -> Mse:
+    """The distance of a job."""
+    return Mse(spec.clamp, spec.size, mask)

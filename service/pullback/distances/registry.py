@@ -1,43 +1,72 @@
-"""Distances by name."""
+"""Distances by name. A new one is a module with a `build`, its model in `spec`, and a line here."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from pullback.distances.base import ResidualDistance
-from pullback.distances.lpips import load_lpips
-from pullback.distances.mse import Mse
+from pullback.distances import custom, features, lpips, mse, ssim
+from pullback.distances.base import Distance
+from pullback.distances.mask import Mask
 from pullback.errors import SpecError
 from pullback.generators.zoo import resolve_device
-from pullback.spec import DistanceSpec, LpipsSpec, MseSpec, explain
+from pullback.spec import CustomSpec, DistanceSpec, FeaturesSpec, LpipsSpec, MseSpec, SsimSpec, explain
+
+_BUILDERS: dict[type, Callable[[Any, Mask | None], Distance]] = {
+    LpipsSpec: lpips.build,
+    MseSpec: mse.build,
+    SsimSpec: ssim.build,
+    FeaturesSpec: features.build,
+    CustomSpec: custom.build,
+}
 
 
-def load_distance(name: str = "lpips", *, device: str | torch.device = "auto", **options: Any) -> ResidualDistance:
+def load_distance(
+    name: str = "lpips", *, device: str | torch.device = "auto", mask: Any = None, **options: Any
+) -> Distance:
     """A distance, ready for `metric_at`.
 
     Args:
-        name: `lpips` or `mse`.
+        name: `lpips`, `mse`, `ssim`, `features`, or `module:function` for your own: f(images) -> [batch, m], a
+            residual, or f(x, y) -> [batch], a squared distance, of images in [0, 1].
         device: `auto`, `cpu`, `cuda` or a torch device.
-        options: as in a job's `distance`: `trunk`, `input_range` (lpips), `clamp`, `size`.
+        mask: how much each place of the image counts, in [0, 1]: a tensor or array [height, width], the path of one
+            (`.npy`), or a box [top, left, bottom, right] in fractions of the image. Nothing is renormalised: the
+            metrics of a mask m and of 1 − m add up to the whole metric.
+        options: as in a job's `distance`: `trunk`, `input_range` (lpips), `module`, `layer` (features; for a module
+            that you hold, use `FeatureDistance(module, layer)`), `clamp`, `size`.
 
     Raises:
-        SpecError: an unknown name or option, or a wrong value.
+        SpecError: an unknown name or option, a wrong value, or no such function of your own.
         WeightsError: LPIPS's weights are missing or damaged.
+        PullbackError: your own code failed.
     """
-    adapter: TypeAdapter[LpipsSpec | MseSpec] = TypeAdapter(DistanceSpec)
+    adapter: TypeAdapter[DistanceSpec] = TypeAdapter(DistanceSpec)
+    pixels = isinstance(mask, torch.Tensor | np.ndarray)
+    given = {} if pixels or mask is None else {"mask": str(mask) if isinstance(mask, Path) else mask}
+    source = f"load_distance({name!r})"
     try:
-        spec = adapter.validate_python({"name": name, **options})
+        spec = adapter.validate_python({"name": name, **given, **options})
     except ValidationError as error:
-        raise SpecError(explain(error, ("distance",)), f"load_distance({name!r})") from error
-    return build_distance(spec, device)
+        raise SpecError(explain(error, ("distance",)), source) from error
+    try:
+        return build_distance(spec, device, Mask.of_array(mask) if pixels else None)
+    except SpecError as error:
+        raise SpecError(error.problems, source) from error
 
 
-def build_distance(spec: LpipsSpec | MseSpec, device: str | torch.device = "auto") -> ResidualDistance:
-    """As `load_distance`, for the `distance` of a validated job."""
-    distance: ResidualDistance
-    if isinstance(spec, MseSpec):
-        distance = Mse(spec.clamp, spec.size)
-    else:
-        distance = load_lpips(spec.trunk, input_range=spec.input_range, clamp=spec.clamp, size=spec.size)
-    return distance.to(resolve_device(device))
+def build_distance(spec: DistanceSpec, device: str | torch.device = "auto", mask: Mask | None = None) -> Distance:
+    """As `load_distance`, for the `distance` of a validated job.
+
+    Args:
+        spec: the job's `distance`.
+        device: `auto`, `cpu`, `cuda` or a torch device.
+        mask: in place of the spec's own.
+    """
+    target = resolve_device(device)
+    if mask is None and spec.mask is not None:
+        mask = Mask.of_file(spec.mask) if isinstance(spec.mask, str) else Mask.of_box(*spec.mask)
+    return _BUILDERS[type(spec)](spec, mask).to(target)

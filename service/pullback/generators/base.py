@@ -4,7 +4,7 @@ Leaves to others: architectures (one module a family), names (`zoo`), weights (`
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,11 +30,13 @@ class Generator(nn.Module):
         latent_dim: n, the size of a latent code.
         classes: the names of the classes of a class-conditional generator, in index order; empty otherwise.
         weights: SHA-256 of each weight file by its name, recorded with every result.
+        blocks: the named blocks of a latent code that has any, name -> (start, stop) of its coordinates.
     """
 
     name: str = "generator"
     latent_dim: int
     classes: tuple[str, ...] = ()
+    blocks: Mapping[str, tuple[int, int]] = {}
 
     def __init__(self) -> None:
         super().__init__()

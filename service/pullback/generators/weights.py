@@ -146,14 +146,28 @@ def locate(name: str) -> tuple[Path, str]:
     for variant, path in candidates:
         if _is_there(path):
             return path, _checked(path, variant, name)
-    wanted = "\n".join(
-        f"    {v.file}, SHA-256 {v.sha256}{'…' if len(v.sha256) < 64 else ''}" for v in weight(name).variants
-    )
     raise WeightsError(
         f"the weights {name!r} ({weight(name).what}) are not on this machine. Looked at:\n"
         + "\n".join(f"    {path}" for _, path in candidates)
-        + f"\nTo supply them: run `pullback weights fetch {name}`, or put one of these files\n{wanted}\n"
-        f"into a folder and set {FOLDER_VARIABLE} to that folder."
+        + f"\nWhat to do: {ways_to_supply(name)}"
+    )
+
+
+def ways_to_supply(name: str) -> str:
+    """What a user can do to get the named weights, as the rest of a sentence; only what works for these weights."""
+    entry = weight(name)
+    by_folder = f"into a folder and set {FOLDER_VARIABLE} to that folder"
+    if entry.fetchable:
+        listed = "\n".join(
+            f"    {v.file}, SHA-256 {v.sha256}{'…' if len(v.sha256) < 64 else ''}" for v in entry.variants
+        )
+        return f"run `pullback weights fetch {name}`, or put one of these files\n{listed}\n{by_folder}."
+    only = entry.variants[0]
+    hub = Path(torch.hub.get_dir()) / "checkpoints"
+    by_hub = f", or into torch hub's cache, {hub}, where torchvision leaves it" if only.hub else ""
+    return (
+        f"supply the file yourself ({only.file}), for no package holds it: put it {by_folder}{by_hub}. "
+        f"Its SHA-256 begins with {only.sha256}."
     )
 
 
@@ -162,6 +176,6 @@ def _checked(path: Path, variant: Variant, name: str) -> str:
     if not digest.startswith(variant.sha256):
         raise WeightsError(
             f"the weight file {path} is damaged or another file: its SHA-256 is {digest}, that of {name!r} begins with "
-            f"{variant.sha256}. Remove it and run `pullback weights fetch {name}`."
+            f"{variant.sha256}. Remove it and {ways_to_supply(name)}"
         )
     return digest

@@ -1,7 +1,5 @@
 """Generators by name: the registered ones, a user's checkpoint, or a user's own factory."""
 
-import importlib
-import sys
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -12,11 +10,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from pullback.errors import PullbackError, SpecError, WeightsError
+from pullback.errors import SpecError, WeightsError
 from pullback.generators import dcgan
 from pullback.generators.checks import check_generator
+from pullback.generators.user_code import made_by
 from pullback.generators.weights import locate, sha256_of
-from pullback.spec import nearest
+from pullback.spec import names_code, nearest
 
 
 class ZooEntry(BaseModel):
@@ -76,7 +75,7 @@ def load_generator(name: str, *, weights: str | Path | None = None, device: str 
     target = resolve_device(device)
     if name in zoo():
         generator = _registered(name, weights)
-    elif _is_factory(name):
+    elif names_code(name):
         if weights is not None:
             raise SpecError([f"generator.weights: {name} loads its own weights; remove this key"])
         generator = _from_factory(name)
@@ -91,11 +90,6 @@ def load_generator(name: str, *, weights: str | Path | None = None, device: str 
     generator = generator.to(target)
     check_generator(generator, name)
     return generator
-
-
-def _is_factory(name: str) -> bool:
-    module, colon, factory = name.partition(":")
-    return bool(colon) and factory.isidentifier() and all(part.isidentifier() for part in module.split("."))
 
 
 def _registered(name: str, weights: str | Path | None) -> nn.Module:
@@ -114,30 +108,8 @@ def _registered(name: str, weights: str | Path | None) -> nn.Module:
 
 
 def _from_factory(name: str) -> nn.Module:
-    module_name, _, factory_name = name.partition(":")
-    # A console script does not have the working directory on its path, where a user's own module usually lies.
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise SpecError([f"generator.name: {module_name} cannot be imported: {error} (from {Path.cwd()})"]) from error
-    except Exception as error:  # whatever a user's module raises
-        raise PullbackError(f"importing {module_name} failed: {type(error).__name__}: {error}") from error
-    factory = getattr(module, factory_name, None)
-    if not callable(factory):
-        hint = nearest(factory_name, [key for key, value in vars(module).items() if callable(value)])
-        raise SpecError([f"generator.name: the module {module_name} has no function {factory_name!r}{hint}"])
-    try:
-        generator = factory()
-    except Exception as error:
-        raise PullbackError(f"the factory {name} failed: {type(error).__name__}: {error}") from error
-    if not isinstance(generator, nn.Module):
-        raise PullbackError(f"the factory {name} gave {type(generator).__name__}; it must give a torch.nn.Module")
+    generator, source = made_by(name, "generator.name")
     if getattr(generator, "name", None) is None:
         generator.name = name  # type: ignore[assignment]
-    source = getattr(module, "__file__", None)
-    if source is not None:  # the code decides the numbers as weights do: an edited factory is another generator
-        known = dict(getattr(generator, "weights", {}))
-        generator.weights = {**known, f"{module_name} (source)": sha256_of(Path(source))}  # type: ignore[assignment]
+    generator.weights = {**dict(getattr(generator, "weights", {})), **source}  # type: ignore[assignment]
     return generator.eval().requires_grad_(False)

@@ -1,98 +1,111 @@
 """The Jacobian of residual features with respect to the latent code, in forward mode.
 
-J = ∂ r(G(z)) / ∂z is built a chunk of columns at a time: `vmap(jvp)` pushes a chunk of unit tangents through the
-network for a whole batch of codes, and the primal pass is shared by the chunk. This needs the image of a code to
-depend on that code alone, since every code of the batch is moved along the same unit vector at once.
+J = ∂ r(G(z)) / ∂z is built a chunk of columns at a time, for a batch of codes at once. Every code of the batch is
+moved along the same unit vector, so the image of a code must depend on that code alone. A chunk is pushed through a
+`Linearization` where the map can be recorded, and by torch's own forward mode where it cannot.
+Leaves to others: how many codes and columns at once (`memory`), in which arithmetic (`precision`), and whether the
+result is right (`certificate`).
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.func import jvp, vmap
 
-from pullback.distances.base import ResidualDistance
-from pullback.generators.base import images_of
+from pullback.distances import ResidualDistance
+from pullback.metric.linearize import Linearization
 
 Features = Callable[[Tensor], Tensor]
 """A map from latent codes [batch, n] to residual features [batch, m], sample by sample."""
+Push = Callable[[Tensor], Tensor]
+"""Tangents [chunk, batch, n] to derivatives of the features along them [chunk, batch, m]."""
 
 
 def feature_map(generator: nn.Module, distance: ResidualDistance, condition: Tensor | None = None) -> Features:
-    """r∘G: latent codes [batch, n] to residual features [batch, m], for classes [batch] where G has classes."""
+    """r∘G: latent codes [batch, n] to residual features [batch, m], for classes [batch] where G has classes.
+
+    Several rounds of the same codes, moved, may be given at once: the classes go round with them.
+    """
 
     def features(z: Tensor) -> Tensor:
-        return distance.residual(images_of(generator, z, condition))
+        classes = condition
+        if classes is not None and len(classes) != len(z):
+            classes = classes.repeat(len(z) // len(classes))
+        return distance.residual_at(generator, z, classes)
 
     return features
 
 
-def jacobian(features: Features, z: Tensor, tangents: int) -> Tensor:
-    """Every column of the Jacobian at every code.
+def derivative_at(features: Features, z: Tensor, dtype: torch.dtype | None = None, recorded: bool = True) -> Push:
+    """The derivative of the features at codes, as a function of tangents.
 
     Args:
         features: the map to differentiate.
+        z: latent codes [batch, n].
+        dtype: of the tangents where the map can be recorded, by default that of z.
+        recorded: False for torch's own forward mode in any case: slower, and independent of our rules.
+    """
+    if recorded:
+        try:
+            return Linearization(features, z, dtype).push
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:
+            # Whatever our rules stumble over in a user's network, torch may know how to do; if not, its error is
+            # the one that the user can do something about.
+            pass
+    return by_forward_mode(features, z)
+
+
+def by_forward_mode(features: Features, z: Tensor) -> Push:
+    """The derivative of the features at codes [batch, n] by torch's own forward mode, a primal pass for each chunk."""
+
+    def push(tangents: Tensor) -> Tensor:
+        with torch.no_grad():
+            pushed: Tensor = vmap(lambda tangent: jvp(features, (z,), (tangent,))[1])(tangents)
+        return pushed
+
+    return push
+
+
+def jacobian(push: Push, z: Tensor, tangents: int) -> Tensor:
+    """Every column of the Jacobian at every code.
+
+    Args:
+        push: of `derivative_at` these codes.
         z: latent codes [batch, n].
         tangents: how many columns are pushed forward at once, at least 1; memory grows with batch × tangents.
 
     Returns:
         Jᵀ [batch, n, m]: row i is the derivative of the features along latent coordinate i.
     """
-    n = z.shape[1]
+    batch, n = z.shape
     axes = torch.eye(n, dtype=z.dtype, device=z.device)
     rows: Tensor | None = None
-    with exact_arithmetic(), torch.no_grad():
-        for start in range(0, n, tangents):
-            chunk = axes[start : start + tangents, None, :].expand(-1, len(z), -1)
-            pushed = vmap(lambda tangent: jvp(features, (z,), (tangent,))[1])(chunk)
-            if rows is None:  # written in place: a list of chunks joined at the end would hold everything twice
-                rows = pushed.new_empty(len(z), n, pushed.shape[-1])
-            rows[:, start : start + tangents] = pushed.transpose(0, 1)
+    for start in range(0, n, tangents):
+        pushed = push(axes[start : start + tangents, None, :].expand(-1, batch, -1))
+        if rows is None:  # written in place: a list of chunks joined at the end would hold everything twice
+            rows = pushed.new_empty(batch, n, pushed.shape[-1])
+        rows[:, start : start + tangents] = pushed.transpose(0, 1)
+        del pushed
     assert rows is not None
     return rows
 
 
-def directional_difference(features: Features, z: Tensor, direction: Tensor, step: Tensor) -> Tensor:
-    """The central difference (r(z + εv) − r(z − εv)) / 2ε of the features along a direction.
+def pull_back(features: Features, z: Tensor, cotangents: Tensor) -> tuple[Tensor, Tensor]:
+    """Jᵀ applied to one cotangent a code, by reverse mode, and the features.
 
     Args:
         features: the map.
         z: latent codes [batch, n].
-        direction: v [batch, n].
-        step: ε of each code [batch, 1], in latent units.
+        cotangents: [batch, m].
 
     Returns:
-        [batch, m], an independent estimate of J v.
+        [batch, n], and r(G(z)) [batch, m].
     """
-    with exact_arithmetic(), torch.no_grad():
-        both = features(z + step * direction) - features(z - step * direction)
-    return both / (2 * step)
-
-
-@contextmanager
-def exact_arithmetic() -> Iterator[None]:
-    """Full float32 in products on a GPU: TF32, torch's default for convolutions, keeps 10 bits of the mantissa.
-
-    Torch has two sets of switches for this. The older raise an error where a caller mixed them, and do not always
-    overrule the newer; so the older are used where they work, and the newer where those do not.
-    """
-    matmul = torch.backends.cuda.matmul
-    cudnn: Any = torch.backends.cudnn  # whose `conv` torch's annotations leave out
-    older, newer = None, (matmul.fp32_precision, cudnn.conv.fp32_precision)
-    with suppress(RuntimeError):
-        older = torch.get_float32_matmul_precision(), cudnn.allow_tf32
-        torch.set_float32_matmul_precision("highest")
-        cudnn.allow_tf32 = False
-    by_newer = older is None or "tf32" in (matmul.fp32_precision, cudnn.conv.fp32_precision)
-    if by_newer:
-        matmul.fp32_precision = cudnn.conv.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        if by_newer:
-            matmul.fp32_precision, cudnn.conv.fp32_precision = newer
-        if older is not None:
-            torch.set_float32_matmul_precision(older[0])
-            cudnn.allow_tf32 = older[1]
+    with torch.enable_grad():
+        point = z.detach().requires_grad_()
+        value = features(point)
+        (pulled,) = torch.autograd.grad(value, point, cotangents)
+    return pulled, value.detach()

@@ -15,7 +15,7 @@ import yaml
 
 from pullback.analysis import Analysis
 from pullback.errors import PullbackError
-from pullback.metric.certificate import LIMITS
+from pullback.metric.certificate import limits_of
 from pullback.report import figures
 from pullback.report.strips import Strips, walk
 from pullback.store.reader import Sweep
@@ -59,10 +59,12 @@ def write_report(sweep: Sweep, analysis: Analysis, target: Path) -> str | None:
 def render(sweep: Sweep, analysis: Analysis, strips: Strips | None, no_strips: str | None = None) -> str:
     """The report as HTML text; `strips` None leaves the images out, for the reason given."""
     content = analysis.to_json()
+    limits = limits_of(sweep.provenance["method"], sweep.provenance["spec"]["metric"]["precision"])
     certificate = [
         {"label": figures.CERTIFICATE_LABELS[name], "limit": limit, **content["certificate"][name]}
-        for name, limit in LIMITS.items()
+        for name, limit in limits.items()
     ]
+    checked = {name: analysis.certificate[name] for name in (*limits, "trace_share")}
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["short"] = _short
     environment.filters["fixed"] = lambda value: "–" if value is None else f"{value:.3f}"
@@ -81,7 +83,7 @@ def render(sweep: Sweep, analysis: Analysis, strips: Strips | None, no_strips: s
             "spectrum": figures.to_data_uri(figures.spectrum_figure(analysis)),
             "cumulative": figures.to_data_uri(figures.cumulative_figure(analysis)),
             "homogeneity": figures.to_data_uri(figures.homogeneity_figure(analysis)),
-            "certificate": figures.to_data_uri(figures.certificate_figure(analysis.certificate, LIMITS)),
+            "certificate": figures.to_data_uri(figures.certificate_figure(checked, limits)),
         },
     )
 

@@ -37,7 +37,10 @@ CERTIFICATE_LABELS = {
     "eigen_residual": "eigenpair residual",
     "orthogonality_error": "non-orthogonality",
     "trace_share": "trace not kept",
-    "probe_error": "probe against\ncentral differences",
+    "probe_error": "derivative against\ndifferences",
+    "product_error": "H against\nits Jacobian",
+    "column_error": "Jacobian columns against\nreverse mode",
+    "precision_error": "derivative against\nfloat64",
 }
 """Row labels of `certificate_figure`; another quantity is shown under its own name."""
 

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from pullback.analysis import Analysis
-from pullback.distances import ResidualDistance
+from pullback.distances import Distance
 from pullback.errors import PullbackError
 from pullback.generators import images_of, like
-from pullback.metric.jacobian import exact_arithmetic
+from pullback.metric.precision import arithmetic
 from pullback.spec import JobSpec
 from pullback.store.reader import Sweep
 from pullback.sweep.identity import weights_of
@@ -103,16 +103,16 @@ def _titles(samples: NDArray[np.int64], conditions: NDArray[np.int32], classes: 
 
 def _images(
     generator: torch.nn.Module,
-    distance: ResidualDistance,
+    distance: Distance,
     strip: NDArray[np.float64],
     class_index: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """The images of one strip [steps, height, width, 3], and their distances to the middle one."""
     z = torch.as_tensor(strip).to(like(generator))
-    with torch.no_grad(), exact_arithmetic():
-        made = images_of(generator, z, None if class_index < 0 else torch.full((len(z),), class_index, device=z.device))
-        residual = distance.residual(made)
-        changes = (residual - residual[len(z) // 2]).square().sum(dim=1)
+    with torch.no_grad(), arithmetic():
+        classes = None if class_index < 0 else torch.full((len(z),), class_index, device=z.device)
+        made = images_of(generator, z, classes)
+        changes = distance.squared_at(generator, z[len(z) // 2].expand_as(z), z, classes)
     # far out along an axis a generator may leave [0, 1], or the numbers altogether: such pixels are drawn black
     shown = made.nan_to_num(0, 0, 0).clamp(0, 1).float()
     return shown.permute(0, 2, 3, 1).cpu().numpy(), changes.double().cpu().numpy()

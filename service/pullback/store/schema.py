@@ -27,6 +27,10 @@ class Reason(IntEnum):
     EIGEN_RESIDUAL = 4
     NOT_ORTHOGONAL = 5
     JACOBIAN_PROBE = 6
+    NOT_CONVERGED = 7
+    GRAM_PRODUCT = 8
+    JACOBIAN_COLUMN = 9
+    PRECISION = 10
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,8 @@ class ArraySchema:
     """Whether one sample can be read without its shard. Worth its index (20 bytes and 0.1 ms a sample) only
     where a sample is large; small arrays hold a shard as one chunk, which writes 4 and reads 8 times as fast."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    certificate: bool = False
+    """Whether it is a quantity of the certificate, one number a sample; NaN where the method does not have it."""
 
     def shape(self, layout: Layout) -> tuple[int, ...]:
         """The array's final shape."""
@@ -130,8 +136,8 @@ def _flags(names: Mapping[str, int]) -> dict[str, Any]:
     return {"flag_values": [int(value) for value in names.values()], "flag_meanings": " ".join(names)}
 
 
-def _certificate(name: str, long_name: str, units: str = "1") -> ArraySchema:
-    return ArraySchema(name, ("sample",), "float64", long_name, units)
+def _certificate(name: str, long_name: str) -> ArraySchema:
+    return ArraySchema(name, ("sample",), "float64", long_name, "1", certificate=True)
 
 
 SAMPLE = ArraySchema("sample", ("sample",), "int64", "index of the sample in the sweep", "1", fill=-1)
@@ -168,10 +174,12 @@ SHARD_ARRAYS: tuple[ArraySchema, ...] = (
         # xarray refuses two dimensions of one name, hence the second axis's own.
         ("shard", "latent_dim", "latent_column"),
         "float64",
-        "sum of the metric over the good samples of the shard",
+        "sum of the metric over the good samples of the shard; of an iterative method, of what its eigenpairs make",
         _SQUARED,
     ),
-    ArraySchema("trace", ("sample",), "float64", "trace of the whole metric", _SQUARED),
+    ArraySchema(
+        "trace", ("sample",), "float64", "trace of the whole metric; estimated by an iterative method", _SQUARED
+    ),
     ArraySchema(
         "status",
         ("sample",),
@@ -195,7 +203,15 @@ SHARD_ARRAYS: tuple[ArraySchema, ...] = (
     _certificate("eigen_residual", "largest residual of an eigenpair, relative to the largest eigenvalue"),
     _certificate("orthogonality_error", "largest deviation of the eigenvectors from orthonormality"),
     _certificate("trace_share", "share of the trace that the kept eigenvalues carry"),
-    _certificate("probe_error", "relative deviation of the Jacobian from central differences on a random probe"),
+    _certificate("probe_error", "relative deviation of the derivative from differences along a random direction"),
+    _certificate("product_error", "relative deviation of the metric from the product of its Jacobian"),
+    _certificate(
+        "column_error", "largest relative deviation of a Jacobian column from reverse mode"
+    ),
+    _certificate("precision_error", "relative error of the derivative against float64, measured at one code"),
+    ArraySchema(
+        "products", ("sample",), "int64", "vectors multiplied with the metric by an iterative method", "1", fill=-1
+    ),
     # Not "seconds": xarray would decode that as a time difference.
     ArraySchema("seconds", ("sample",), "float64", "time spent on the sample", "s"),
 )
@@ -205,6 +221,10 @@ ARRAYS: tuple[ArraySchema, ...] = (SAMPLE, *SHARD_ARRAYS)
 """Every array of a sweep's store."""
 
 BY_NAME: Mapping[str, ArraySchema] = {array.name: array for array in ARRAYS}
+
+
+CERTIFICATE: tuple[str, ...] = tuple(array.name for array in ARRAYS if array.certificate)
+"""The certificate's quantities."""
 
 
 def stored_bytes(layout: Layout) -> int:
@@ -248,6 +268,14 @@ class ShardRecord:
     """[m]"""
     probe_error: npt.NDArray[np.float64]
     """[m]"""
+    product_error: npt.NDArray[np.float64]
+    """[m], NaN of a method without a Jacobian"""
+    column_error: npt.NDArray[np.float64]
+    """[m], NaN of a method without a Jacobian"""
+    precision_error: npt.NDArray[np.float64]
+    """[m], NaN where the networks do not run in float64"""
+    products: npt.NDArray[np.int64]
+    """[m], 0 of a method that needs none"""
     seconds: npt.NDArray[np.float64]
     """[m]"""
 

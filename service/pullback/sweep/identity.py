@@ -15,31 +15,30 @@ from typing import Any
 import torch
 from torch import nn
 
-from pullback.distances import ResidualDistance
+from pullback.distances import Distance
 from pullback.errors import StoreError
 from pullback.spec import JobSpec
 from pullback.store.folders import is_vacant
 from pullback.store.repository import SweepStore
 
-FORMAT = 1
+FORMAT = 2
 """Version of the results' meaning; part of every sweep's identity."""
 _CONVENTIONS = {
-    "metric": "H = d²/dz² D²(G(z0), G(z)) at z = z0, with no factor of 1/2; computed as 2 JᵀJ",
+    "metric": "H = d²/dz² D²(G(z0), G(z)) at z = z0, with no factor of 1/2",
     "distance": "D² is the squared distance; LPIPS itself is a D² and is not squared again",
     "images": "generators give images in [0, 1]",
 }
 
 
-def weights_of(generator: nn.Module, distance: ResidualDistance) -> dict[str, str]:
+def weights_of(generator: nn.Module, distance: Distance) -> dict[str, str]:
     """SHA-256 of everything that the numbers are made from, by its name: weight files, and a user's own source."""
     return {**dict(getattr(generator, "weights", {})), **distance.weights}
 
 
-def provenance_of(job: JobSpec, generator: nn.Module, distance: ResidualDistance) -> dict[str, Any]:
+def provenance_of(job: JobSpec, generator: nn.Module, distance: Distance, method: str) -> dict[str, Any]:
     """What is recorded with a sweep's results, ready for JSON: `sweep_id`, spec, weights' hashes, versions, ..."""
     weights = weights_of(generator, distance)
-    spec = job.canonical()
-    identity = {"format": FORMAT, "spec": _without_paths(spec), "weights": weights}
+    identity = {"format": FORMAT, "spec": _without_paths(job.canonical()), "weights": weights}
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return {
         "format": FORMAT,
@@ -48,8 +47,9 @@ def provenance_of(job: JobSpec, generator: nn.Module, distance: ResidualDistance
         "identity": identity,
         "generator": job.generator.name,
         "distance": job.distance.label,
+        "method": method,  # the choice, where the job says `auto`
         "classes": list(getattr(generator, "classes", ())),
-        "spec": spec,
+        "spec": job.complete(),
         "weights": weights,
         "conventions": _CONVENTIONS,
         "versions": {

@@ -9,7 +9,7 @@ committing (`run`).
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +18,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from pullback.distances import ResidualDistance, build_distance
+from pullback.distances import Distance, ResidualDistance, build_distance
 from pullback.errors import MemoryPlanError, PullbackError, SpecError, StoreError
 from pullback.generators import any_condition, class_indices, like, load_generator
 from pullback.generators.zoo import resolve_device
-from pullback.metric.jacobian import feature_map, jacobian
+from pullback.metric.jacobian import derivative_at, feature_map
 from pullback.metric.memory import GIB, Fit, fit, usable_bytes
+from pullback.metric.methods import Method, Setting, choose, expected_products, product_at
+from pullback.metric.precision import arithmetic, require
 from pullback.spec import JobSpec
 from pullback.store.folders import local_path
 from pullback.store.repository import SweepStore
@@ -46,6 +48,7 @@ class Plan:
         provenance: what is recorded with the results, the sweep's identity among it.
         device: `cpu` or `cuda`, what each worker computes on.
         workers: how many there are.
+        method: how metrics are computed, `auto` resolved.
         fit: batch and tangents of each worker, and their memory.
         seconds_per_code: measured with one worker on this machine; None where it was not measured.
         finished: samples that the store has already.
@@ -56,6 +59,7 @@ class Plan:
     provenance: dict[str, Any]
     device: str
     workers: int
+    method: Method
     fit: Fit
     seconds_per_code: float | None
     finished: int = 0
@@ -104,21 +108,23 @@ def make_plan(job: JobSpec, *, measure: bool = False, source: str = "the job") -
     if distance is None or not _measurable(job, generator, distance, device, problems):
         raise SpecError(problems, source)
     chosen = _fit(job, generator, distance, layout, device, workers, problems)
-    provenance = provenance_of(job, generator, distance)
+    method = _method(job, distance, device, layout, chosen, problems)
+    provenance = provenance_of(job, generator, distance, method or "")
     store = _existing(path, provenance, problems)
-    if problems or chosen is None:
+    if problems or chosen is None or method is None:
         raise SpecError(problems, source)
     finished = 0
     if store is not None:  # its shards are what they are, whatever the job's resources say by now
         layout, finished = store.layout, int((store.status() != PENDING).sum())
-    seconds = _time_per_code(generator, distance, chosen, device) if measure else None
+        method = store.provenance["method"]  # another machine's memory may have decided otherwise
+    seconds = _time_per_code(generator, distance, method, layout, chosen, device) if measure else None
     if device.type == "cuda":  # what was tried here must not be missing to the worker that gets this GPU
         del generator, distance
         torch.cuda.empty_cache()
-    return Plan(job, layout, provenance, device.type, workers, chosen, seconds, finished)
+    return Plan(job, layout, provenance, device.type, workers, method, chosen, seconds, finished)
 
 
-def load_parts(job: JobSpec, device: str | torch.device) -> tuple[nn.Module, ResidualDistance]:
+def load_parts(job: JobSpec, device: str | torch.device) -> tuple[nn.Module, Distance]:
     """The job's generator and distance on a device.
 
     Raises:
@@ -160,7 +166,7 @@ def _generator(job: JobSpec, device: torch.device, problems: list[str]) -> nn.Mo
     return generator
 
 
-def _distance(job: JobSpec, device: torch.device, problems: list[str]) -> ResidualDistance | None:
+def _distance(job: JobSpec, device: torch.device, problems: list[str]) -> Distance | None:
     try:
         return build_distance(job.distance, device)
     except PullbackError as error:
@@ -169,16 +175,17 @@ def _distance(job: JobSpec, device: torch.device, problems: list[str]) -> Residu
 
 
 def _measurable(
-    job: JobSpec, generator: nn.Module, distance: ResidualDistance, device: torch.device, problems: list[str]
+    job: JobSpec, generator: nn.Module, distance: Distance, device: torch.device, problems: list[str]
 ) -> bool:
     """Whether the distance takes the generator's images, and both can be differentiated in forward mode."""
+    method: Method = "gauss_newton" if isinstance(distance, ResidualDistance) else "backprop"
     try:
-        _push(generator, distance, device, batch=1, tangents=1)
+        _vectors(generator, distance, method, device, batch=1, vectors=1)()
     except Exception as error:  # whatever a user's generator raises
         told = str(error).strip().partition("\n")[0]
         problems.append(
             f"distance: the metric of {job.generator.name} cannot be computed: {told} "
-            "(torch.func.jvp must be able to go through the generator)"
+            "(torch must be able to differentiate the generator forwards and backwards)"
             if not isinstance(error, ValueError)
             else f"distance: it cannot measure the images of {job.generator.name}: {told}"
         )
@@ -186,14 +193,39 @@ def _measurable(
     return True
 
 
-def _push(
-    generator: nn.Module, distance: ResidualDistance, device: torch.device, batch: int, tangents: int
-) -> torch.Tensor:
-    """A few columns of the Jacobian at random codes [batch, n], as a worker would compute them."""
+def _vectors(
+    generator: nn.Module, distance: Distance, method: Method, device: torch.device, batch: int, vectors: int
+) -> Callable[[], Any]:
+    """A piece of a worker's work at random codes: vectors pushed forward for a batch, or multiplied at one code."""
     n = int(generator.latent_dim)  # type: ignore[arg-type]
-    features = feature_map(generator, distance, any_condition(generator, batch, device))
-    z = torch.randn(batch, n, generator=torch.Generator().manual_seed(0)).to(like(generator))
-    return jacobian(lambda first: features(torch.cat([first, z[:, tangents:]], dim=1)), z[:, :tangents], tangents)
+    condition = any_condition(generator, batch, device)
+    drawn = torch.randn(batch + vectors, n, generator=torch.Generator().manual_seed(0)).to(like(generator))
+    z, directions = drawn[:batch], drawn[batch:]
+    if method == "gauss_newton":
+        assert isinstance(distance, ResidualDistance)
+        push = derivative_at(feature_map(generator, distance, condition), z)
+        return lambda: push(directions[:, None].expand(-1, batch, -1))
+    own = None if condition is None else condition[:1]
+    product = product_at(generator, distance, z[0], own, Setting(method), 1 if method == "backprop" else vectors)
+    return lambda: product(directions)
+
+
+def _method(
+    job: JobSpec,
+    distance: Distance,
+    device: torch.device,
+    layout: Layout,
+    chosen: Fit | None,
+    problems: list[str],
+) -> Method | None:
+    """The job's method, `auto` resolved; None where it cannot be."""
+    try:
+        require(job.metric.precision, device)
+        whole = chosen is None or chosen.whole
+        return choose(job.metric.method, distance, layout.latent_dim, layout.components, whole)
+    except PullbackError as error:
+        problems += _as_problems(error, "metric")
+        return None
 
 
 def _layout(job: JobSpec, generator: nn.Module, workers: int, problems: list[str]) -> Layout:
@@ -240,7 +272,7 @@ def usable_cores() -> int:
 def _fit(
     job: JobSpec,
     generator: nn.Module,
-    distance: ResidualDistance,
+    distance: Distance,
     layout: Layout,
     device: torch.device,
     workers: int,
@@ -302,19 +334,22 @@ def _disk_problems(store: Path, need: int) -> list[str]:
     ]
 
 
-def _time_per_code(generator: nn.Module, distance: ResidualDistance, chosen: Fit, device: torch.device) -> float:
-    """Seconds for one code, from a few tangents pushed through for one batch, as a worker would."""
-    n = int(generator.latent_dim)  # type: ignore[arg-type]
-    few = min(chosen.tangents, n)
-    with one_thread(device):
+def _time_per_code(
+    generator: nn.Module, distance: Distance, method: Method, layout: Layout, chosen: Fit, device: torch.device
+) -> float:
+    """Seconds for one code, from a few vectors taken through the networks as a worker would."""
+    batch = chosen.batch if method == "gauss_newton" else 1
+    few = min(chosen.tangents, layout.latent_dim) if method != "backprop" else 1
+    with one_thread(device), arithmetic():
+        work = _vectors(generator, distance, method, device, batch, few)
         durations = []
         for _ in range(2):  # the first one warms up
             began = time.perf_counter()
-            _push(generator, distance, device, chosen.batch, few)
+            work()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             durations.append(time.perf_counter() - began)
-    return durations[-1] * n / few / chosen.batch
+    return durations[-1] * expected_products(method, layout.latent_dim, layout.components) / few / batch
 
 
 @contextmanager

@@ -163,6 +163,7 @@ def _order(plan: Plan, store: SweepStore) -> WorkOrder:
         # the store's own layout: a later run may ask for another shard size, which is fixed once there are shards
         layout=store.layout,
         device=plan.device,
+        method=plan.method,
         batch=plan.fit.batch,
         tangents=plan.fit.tangents,
         threads=max(1, usable_cores() // plan.workers),

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from pullback.errors import SweepError
 from pullback.generators import class_indices
 from pullback.metric import metric_at
-from pullback.metric.certificate import Certificate
+from pullback.metric.certificate import MEASURES, Certificate
+from pullback.metric.memory import codes_together, keep_freed_memory
 from pullback.spec import JobSpec
 from pullback.store.repository import write_shard
 from pullback.store.schema import GOOD, QUARANTINED, Layout, Reason, ShardRecord
@@ -25,11 +26,15 @@ from pullback.sweep.plan import load_parts
 _REASONS = {
     "": Reason.NONE,
     "finite": Reason.NOT_FINITE,
+    "converged": Reason.NOT_CONVERGED,
     "symmetry_error": Reason.ASYMMETRIC,
     "negative_eigenvalue": Reason.NEGATIVE_EIGENVALUE,
     "eigen_residual": Reason.EIGEN_RESIDUAL,
     "orthogonality_error": Reason.NOT_ORTHOGONAL,
     "probe_error": Reason.JACOBIAN_PROBE,
+    "product_error": Reason.GRAM_PRODUCT,
+    "column_error": Reason.JACOBIAN_COLUMN,
+    "precision_error": Reason.PRECISION,
 }
 
 
@@ -41,6 +46,7 @@ class WorkOrder:
         job: the job.
         layout: sizes and shards.
         device: `cpu` or `cuda`.
+        method: how metrics are computed, `auto` resolved once for all workers.
         batch: codes at once.
         tangents: Jacobian columns at once.
         threads: CPU threads for torch.
@@ -51,6 +57,7 @@ class WorkOrder:
     job: JobSpec
     layout: Layout
     device: str
+    method: str
     batch: int
     tangents: int
     threads: int
@@ -86,6 +93,7 @@ class Worker:
         self.order = order
         os.chdir(order.folder)
         torch.set_num_threads(order.threads)  # Ray would leave each worker with one
+        keep_freed_memory()
         self.batch, self.tangents = order.batch, order.tangents
         self.generator, self.distance = load_parts(order.job, order.device)
 
@@ -120,6 +128,7 @@ class Worker:
             trace=np.concatenate([piece.trace for piece in pieces]),
             status=np.where(good, GOOD, QUARANTINED).astype(np.uint8),
             reason=np.array([_REASONS[failure] for failure in certificate.failures()], np.uint8),
+            products=np.concatenate([piece.products for piece in pieces]),
             seconds=np.concatenate([piece.seconds for piece in pieces]),
             **_certificate_arrays(certificate),
         )
@@ -129,46 +138,47 @@ class Worker:
     ) -> tuple["_Piece", NDArray[np.float64]]:
         """What is kept of one batch of a shard's codes, and their metrics [batch, n, n].
 
-        Uses smaller batches from then on where the device turns out to have less memory than was planned with.
+        Uses smaller batches from then on where the device turned out to have less memory than was planned with.
         """
-        while True:
-            batch = slice(start, start + self.batch)
-            try:
-                metric = metric_at(
-                    self.generator,
-                    self.distance,
-                    latents[batch],
-                    condition=None if classes is None else classes[batch].tolist(),
-                    components=self.order.layout.components,
-                    batch=self.batch,
-                    tangents=self.tangents,
-                )
-                break
-            except torch.OutOfMemoryError:
-                if self.batch == self.tangents == 1:
-                    raise
-            except Exception as error:
-                where = traceback.extract_tb(error.__traceback__)[-1]
-                first = self.order.layout.samples_of(shard)[start]
-                raise SweepError(
-                    f"sample {first}{f' to {first + len(latents[batch]) - 1}' if len(latents[batch]) > 1 else ''}: "
-                    f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})"
-                ) from error
-            # after the `except`, whose traceback holds on to the tensors that filled the memory
-            if self.batch > 1:
-                self.batch //= 2
-            else:
-                self.tangents //= 2
-            torch.cuda.empty_cache()
+        spec = self.order.job.metric
+        batch = slice(start, start + codes_together(self.batch, latents.shape[1]))
+        try:
+            metric = metric_at(
+                self.generator,
+                self.distance,
+                latents[batch],
+                condition=None if classes is None else classes[batch].tolist(),
+                components=self.order.layout.components,
+                method=self.order.method,
+                precision=spec.precision,
+                deterministic=spec.deterministic,
+                tolerance=spec.tolerance,
+                max_products=spec.max_products,
+                relative_step=spec.relative_step,
+                batch=self.batch,
+                tangents=self.tangents,
+            )
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            first = self.order.layout.samples_of(shard)[start]
+            raise SweepError(
+                f"sample {first}{f' to {first + len(latents[batch]) - 1}' if len(latents[batch]) > 1 else ''}: "
+                f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})"
+            ) from error
+        self.batch, self.tangents = metric.batch, metric.tangents
         piece = _Piece(
             eigenvalue=metric.eigenvalues.numpy(),
             eigenvector=metric.eigenvectors.numpy().astype(np.float32),
-            trace=metric.matrix.diagonal(dim1=1, dim2=2).sum(dim=1).numpy(),
+            trace=metric.trace.numpy(),
+            products=metric.products.numpy(),
             good=metric.certificate.passed.numpy(),
             seconds=metric.seconds.numpy(),
             certificate=metric.certificate,
         )
-        return piece, metric.matrix.numpy()
+        matrix = metric.matrix
+        if matrix is None:  # what its eigenpairs make of it
+            matrix = (metric.eigenvectors.transpose(1, 2) * metric.eigenvalues[:, None]) @ metric.eigenvectors
+        return piece, matrix.numpy()
 
 
 @dataclass(frozen=True)
@@ -178,6 +188,7 @@ class _Piece:
     eigenvalue: NDArray[np.float64]
     eigenvector: NDArray[np.float32]
     trace: NDArray[np.float64]
+    products: NDArray[np.int64]
     good: NDArray[np.bool_]
     seconds: NDArray[np.float64]
     certificate: Certificate
@@ -188,5 +199,4 @@ def _conditions(classes: torch.Tensor | None, count: int) -> NDArray[np.int32]:
 
 
 def _certificate_arrays(certificate: Certificate) -> dict[str, NDArray[np.float64]]:
-    names = [name for name in (*_REASONS, "trace_share") if name not in ("", "finite")]
-    return {name: getattr(certificate, name).numpy() for name in names}
+    return {name: getattr(certificate, name).numpy() for name in MEASURES}

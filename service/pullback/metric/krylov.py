@@ -1,0 +1,297 @@
+"""The largest eigenvalues of a symmetric matrix, and their vectors, from products with blocks of vectors.
+
+Block Lanczos with full reorthogonalisation and thick restarts (Wu & Simon, SIAM J. Matrix Anal. Appl. 22, 2000), in the
+form of a Davidson method without preconditioner: each step multiplies the principal directions of the residuals of the
+wanted pairs that have not converged. As long as none has, they span what block Lanczos would go on with (Morgan & Scott,
+SIAM J. Sci. Stat. Comput. 7, 1986; with restarts: Stathopoulos, Saad & Wu, SIAM J. Sci. Comput. 19, 1998). Afterwards
+the block shrinks, and nothing is multiplied for the sake of pairs that are finished or not wanted.
+
+Products may be float32 on any device. The basis, the products and the projected matrix are float64 on the CPU, where
+decompositions can be trusted; next to a product, their transfer and arithmetic are small.
+
+Invariants: every product of a basis vector is kept, so a residual is that of the pair itself and no recurrence's
+estimate; the result depends on the seed and on the products alone; no matrix makes it raise or run for ever.
+Leaves to others the products (`products`).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pullback.metric.products import Product
+
+BLOCK = 8
+"""Vectors multiplied at once on a CPU. A smaller block needs fewer products, a larger one makes each cheaper."""
+BLOCK_CUDA = 32
+"""The same on a GPU, where a few vectors take as long as one."""
+_SUBSPACE = 512
+"""Basis vectors before a restart, where more are not asked for: a restart costs products, and 512 vectors of 4096
+numbers with their products take 34 MB."""
+_ROOM = 24
+"""Basis vectors beyond the wanted that there is always room for: enough to look for copies of an eigenvalue."""
+_OFTEN = 256
+"""Up to this size the projected matrix is decomposed at every step, beyond it when it has grown by a twentieth."""
+_DEPENDENT = 1e-13
+"""Directions that are smaller than this, relative to the matrix, are round-off of the projections."""
+_PATIENCE = 6
+"""Decompositions without progress after which nothing better is expected, at the level of the products' round-off."""
+_DOUBT = 1e-3
+"""Allowed probability that a copy of an eigenvalue was overlooked."""
+
+
+@dataclass(frozen=True)
+class KrylovResult:
+    """The largest eigenpairs, as far as they were found. Tensors are float64 on the CPU.
+
+    Attributes:
+        eigenvalues: [k], descending. NaN where a product was not finite.
+        eigenvectors: [k, n], orthonormal rows.
+        residuals: ‖Hv − λv‖ / λ₁ of each pair [k], from the products as they were computed; λ₁ is the eigenvalue that
+            is largest in absolute value.
+        products: vectors that were multiplied.
+        iterations: calls of the product.
+        converged: whether every residual is within the tolerance, and no further copy of an eigenvalue was in doubt.
+    """
+
+    eigenvalues: Tensor
+    eigenvectors: Tensor
+    residuals: Tensor
+    products: int
+    iterations: int
+    converged: bool
+
+
+def top_eigenpairs(
+    product: Product,
+    n: int,
+    k: int,
+    *,
+    block: int | None = None,
+    tolerance: float = 1e-6,
+    max_products: int | None = None,
+    largest_subspace: int | None = None,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> KrylovResult:
+    """The k largest (algebraically) eigenvalues of a symmetric matrix and their vectors.
+
+    Args:
+        product: V [p, n] -> HV [p, n].
+        n: size of the matrix, at least 1.
+        k: pairs wanted, 1 to n.
+        block: vectors multiplied at once, at most; by default 8 on a CPU and 32 on a GPU. An eigenvalue with more
+            copies than that is found with all of them all the same, for some more products.
+        tolerance: of the residuals, relative to λ₁. float32 products reach 1e-7 to 1e-6; where they do not reach the
+            tolerance, the search ends at what they reach.
+        max_products: vectors multiplied at most, at least k; 2n by default (n products suffice without a restart).
+        largest_subspace: basis vectors kept before a restart, by default 512 or 3k, at least k + 24 and k + 2 block;
+            memory is 16 n bytes each.
+        seed: of the random start.
+        dtype: of the vectors that are multiplied.
+        device: of the vectors that are multiplied.
+
+    Returns:
+        What was found, converged or not.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+    block = block or (BLOCK_CUDA if torch.device(device).type == "cuda" else BLOCK)
+    max_products = 2 * n if max_products is None else max_products
+    if not 1 <= k <= n:
+        raise ValueError(f"between 1 and {n} eigenpairs of a {n} × {n} matrix can be had, not {k}")
+    if block < 1 or max_products < k or not tolerance >= 0:
+        raise ValueError(
+            f"a block of {block} of at least 1, {max_products} products of at least {k}, and a tolerance of "
+            f"{tolerance} not below 0 are needed"
+        )
+    capacity = min(n, max(largest_subspace or max(_SUBSPACE, 3 * k), k + _ROOM, k + 2 * block))
+    search = _Search(n, k, block, tolerance, capacity, seed)
+    products = iterations = 0
+    while not search.over:
+        vectors = search.next_block(max_products - products)
+        images = product(vectors.to(device, dtype)).detach().to("cpu", torch.float64)
+        products += len(vectors)
+        iterations += 1
+        if not bool(images.isfinite().all()):
+            nothing = torch.full((k, n), torch.nan, dtype=torch.float64)
+            return KrylovResult(nothing[:, 0].clone(), nothing, nothing[:, 0].clone(), products, iterations, False)
+        search.take(vectors, images, last=products >= max_products)
+    return KrylovResult(*search.pairs(), products, iterations, search.converged)
+
+
+class _Subspace:
+    """An orthonormal basis (rows), the products of its vectors, and the matrix projected on it, as computed."""
+
+    def __init__(self, capacity: int, n: int) -> None:
+        self._basis = torch.empty(capacity, n, dtype=torch.float64)
+        self._images = torch.empty(capacity, n, dtype=torch.float64)
+        self._projected = torch.empty(capacity, capacity, dtype=torch.float64)
+        self.size = 0
+
+    @property
+    def basis(self) -> Tensor:
+        return self._basis[: self.size]
+
+    @property
+    def images(self) -> Tensor:
+        return self._images[: self.size]
+
+    @property
+    def projected(self) -> Tensor:
+        return self._projected[: self.size, : self.size]
+
+    def append(self, vectors: Tensor, images: Tensor) -> None:
+        old, self.size = self.size, self.size + len(vectors)
+        self._basis[old : self.size] = vectors
+        self._images[old : self.size] = images
+        self.projected[:, old:] = self.basis @ images.T
+        self.projected[old:, :old] = vectors @ self.images[:old].T
+
+    def decompose(self) -> tuple[Tensor, Tensor]:
+        """Ritz values, descending, and the coefficients of the Ritz vectors, as rows."""
+        ascending, columns = torch.linalg.eigh((self.projected + self.projected.T) / 2)
+        return ascending.flip(0), columns.flip(1).T
+
+    def noise(self) -> float:
+        """The round-off of a product of a unit vector (its norm), from what is not symmetric of the projected matrix.
+
+        If it points anywhere, an entry of P has 1/√n of it, and P − Pᵀ has √2 times that in each of size² entries.
+        """
+        skew = float((self.projected - self.projected.T).norm())
+        return skew / self.size * (self.basis.shape[1] / 2) ** 0.5
+
+    def errors(self, values: Tensor, coefficients: Tensor) -> Tensor:
+        """Hv − λv of Ritz pairs, a row each."""
+        return coefficients @ self.images - values[:, None] * (coefficients @ self.basis)
+
+    def directions(self, candidates: Tensor, floor: float, most: int) -> Tensor:
+        """Orthonormal directions of the candidates, orthogonal to the basis; the largest first, `most` at most.
+
+        Args:
+            candidates: [p, n].
+            floor: the candidates must be larger than this in a direction for it to count.
+            most: how many directions at most.
+        """
+        rest = candidates - (candidates @ self.basis.T) @ self.basis
+        _, sizes, rows = torch.linalg.svd(rest, full_matrices=False)
+        rows = rows[:most][sizes[:most] > floor]
+        # Small directions come out of the first projection with the round-off of large ones, hence once more.
+        rows = rows - (rows @ self.basis.T) @ self.basis
+        return torch.linalg.qr(rows.T)[0].T
+
+    def restart(self, coefficients: Tensor) -> None:
+        """Keep only these combinations of the basis, orthonormal rows."""
+        basis, images = coefficients @ self.basis, coefficients @ self.images
+        projected = coefficients @ self.projected @ coefficients.T
+        self.size = len(coefficients)
+        self.basis[:], self.images[:], self.projected[:] = basis, images, projected
+
+
+class _Search:
+    """What is known between two products: which vectors come next, and whether there are any."""
+
+    def __init__(self, n: int, k: int, block: int, tolerance: float, capacity: int, seed: int) -> None:
+        self.over = self.converged = False
+        self._n, self._k, self._block, self._tolerance, self._capacity = n, k, block, tolerance, capacity
+        self._stream = torch.Generator().manual_seed(seed)
+        self._space = _Subspace(capacity, n)
+        self._candidates = torch.empty(0, n, dtype=torch.float64)
+        self._drawn = 0
+        """Random vectors so far: as many copies of an eigenvalue are certain to be found."""
+        self._chain: int | None = None
+        """Where in the basis a search for overlooked copies begins, while there is one."""
+        self._values = self._coefficients = self._residuals = torch.empty(0)
+        self._decomposed = 0
+        self._scale = 0.0
+        self._best, self._waited = math.inf, 0
+
+    def next_block(self, most: int) -> Tensor:
+        """The vectors to multiply next [p, n], p from 1 to `most`."""
+        space = self._space
+        most = min(most, self._block, self._n - space.size)
+        # What could change a residual by less than half the tolerance is not worth a product, unless it leads to copies.
+        floor = _DEPENDENT if self._chain is not None else max(_DEPENDENT, self._tolerance / 2)
+        vectors = space.directions(self._candidates, floor * self._scale, most)
+        while len(vectors) == 0:  # at the start, to look for copies, and where the subspace is invariant
+            drawn = torch.randn(most, self._n, generator=self._stream, dtype=torch.float64)
+            vectors = space.directions(drawn, 0.0, most)
+            self._drawn += len(vectors)
+        if space.size + len(vectors) > self._capacity:
+            space.restart(self._coefficients[: self._k + (self._capacity - self._k) // 3])
+            self._chain = None
+        return vectors
+
+    def take(self, vectors: Tensor, images: Tensor, last: bool) -> None:
+        """Add vectors and their products, and decide how to go on; `last` says that there can be no more products."""
+        space = self._space
+        space.append(vectors, images)
+        self._scale = max(self._scale, float(images.norm(dim=1).max()))
+        ended = last or space.size == self._n
+        full = space.size + self._block > self._capacity
+        due = space.size >= self._k and (space.size <= _OFTEN or space.size >= 1.05 * self._decomposed)
+        if not (due or full or ended or self._chain is not None):
+            self._candidates = images  # the next block of Lanczos, without looking at residuals
+            return
+        self._values, self._coefficients = space.decompose()
+        self._decomposed = space.size
+        self._scale = float(self._values.abs().max())
+        errors = space.errors(self._values[: self._k], self._coefficients[: self._k])
+        self._residuals = errors.norm(dim=1) / (self._scale or 1.0)
+        unfinished = self._residuals > self._tolerance
+        finished = space.size >= self._k and not bool(unfinished.any())
+        self.converged = finished and self._all_copies_found()
+        self.over = self.converged or ended or (not finished and self._stalled())
+        if not finished:
+            self._chain, self._candidates = None, errors[unfinished]
+        elif self._chain is not None:
+            self._candidates = images
+        else:
+            self._chain, self._candidates = space.size, self._candidates[:0]
+
+    def pairs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Eigenvalues, eigenvectors and residuals."""
+        vectors = self._coefficients[: self._k] @ self._space.basis
+        vectors = vectors / vectors.norm(dim=1, keepdim=True)
+        return self._values[: self._k].clone(), vectors, self._residuals
+
+    def _stalled(self) -> bool:
+        """Whether the residuals have come down to the round-off of the products, and to rest."""
+        worst = float(self._residuals.max())
+        if worst < 0.7 * self._best:
+            self._best, self._waited = worst, 0
+        else:
+            self._waited += 1
+        return self._waited >= _PATIENCE and worst * self._scale <= 10 * self._space.noise()
+
+    def _all_copies_found(self) -> bool:
+        """Whether an eigenvalue above the smallest wanted one may have been overlooked.
+
+        Krylov vectors from d random ones contain d vectors of every eigenspace. So doubt arises only where d values
+        agree, up to what the tolerance lets pass for equal. Then a Krylov sequence of random vectors orthogonal to all
+        that is known goes on until its largest Ritz value would be larger, were there an overlooked eigenvalue: by
+        Kuczyński & Woźniakowski (SIAM J. Matrix Anal. Appl. 13, 1992), after q steps from one random vector it is
+        within a share ε of the largest eigenvalue but for a probability of 1.648 √n exp(−√ε (2q − 1)).
+        """
+        space = self._space
+        if space.size == self._n:
+            return True
+        near = 10 * self._block**0.5 * max(self._tolerance * self._scale, space.noise())
+        if self._chain is None:
+            wanted, d = self._values[: self._k], self._drawn
+            return d > self._k or not bool((wanted[: self._k - d + 1] - wanted[d - 1 :] <= near).any())
+        if space.size == self._chain:
+            return False
+        part = space.projected[self._chain :, self._chain :]
+        values = torch.linalg.eigvalsh((part + part.T) / 2)
+        lowest, sought = min(0.0, float(values[0])), float(self._values[self._k - 1]) + near
+        share = 1.0 if sought <= lowest else 1 - (float(values[-1]) - lowest) / (sought - lowest)
+        if share <= 0:
+            return False
+        width = min(self._block, space.size - self._chain)
+        steps = (space.size - self._chain) / width
+        failure = 1.648 * self._n**0.5 * math.exp(-(share**0.5) * (2 * steps - 1))
+        return failure**width <= _DOUBT

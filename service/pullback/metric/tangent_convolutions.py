@@ -1,0 +1,191 @@
+"""Convolutions of tangents: without their bias, and by cheaper operations where there are any.
+
+- A transposed convolution with a stride s is a convolution with s² times the channels and kernels of ⌈K / s⌉, whose
+  channels are then laid out as pixels: the CPU's own runs at half the speed of a convolution. From a single pixel it
+  is a product with a matrix.
+- A convolution of an image that was doubled by nearest-neighbour resizing reads each pixel several times: it is four
+  convolutions of the small image, with kernels whose taps are added up (16 products for 36, with kernels of 3).
+- Of a convolution whose first channels alone are used only these are computed.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from pullback.metric.linearize import Tape, Term, Traced, plain
+
+Call = Callable[[Tensor, Tensor], Tensor]
+"""Merged tangents [chunk · batch, ...] and a kernel to their convolution."""
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """How a slot was made by a convolution, so that a part of it can be made instead."""
+
+    func: Callable[..., Tensor]
+    source: int
+    weight: Tensor
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Doubling:
+    """How a slot was made by nearest-neighbour resizing to twice the size."""
+
+    source: int
+    shape: torch.Size
+
+
+def weighted(
+    func: Callable[..., Tensor], value: Traced, args: Sequence[Any], kwargs: dict[str, Any], result: Tensor
+) -> list[Term] | None:
+    """The terms of a convolution's or a linear layer's tangent; None where the value has no batch axis."""
+    if plain(value).dim() < 2:
+        return None
+    names = ("weight", "bias", "stride", "padding")
+    transposed = ("output_padding", "groups", "dilation")
+    later = transposed if "transpose" in func.__name__ else ("dilation", "groups")
+    options = {**dict(zip((*names, *later), args, strict=False)), **kwargs}
+    weight: Tensor = options.pop("weight")
+    options.pop("bias", None)
+    tape, slot, call, kernel = value.tape, value.tape.whole(value), None, weight
+    small = tape.made_by.get(slot)
+    if func.__name__ == "conv2d" and isinstance(small, Doubling) and _plain_square(weight, options):
+        slot, kernel, call = small.source, _doubled(weight), _of_doubled(small.shape, options)
+    elif func.__name__ == "conv_transpose2d":
+        found = _transposed(plain(value), weight, options)
+        call, kernel = found or (None, weight)
+    if call is None:
+        call = _directly(func, options)
+    term = tape.emit(_merged(call), [slot], result.shape, [kernel])
+    if func.__name__ == "conv2d" and kernel is weight and options.get("groups", 1) == 1:
+        tape.made_by[term.slot] = Convolution(func, slot, weight, options)
+    return [term]
+
+
+def first_channels(tape: Tape, made: Convolution, count: slice, shape: torch.Size) -> Term:
+    """The term of some of a convolution's channels."""
+    return tape.emit(_merged(_directly(made.func, made.options)), [made.source], shape, [made.weight[count]])
+
+
+def _directly(func: Callable[..., Tensor], options: dict[str, Any]) -> Call:
+    return lambda t, kernel: func(t, kernel, None, **options)
+
+
+def _merged(call: Call) -> Callable[[Tensor, Tensor], Tensor]:
+    """A call on [chunk · batch, ...] as one on [chunk, batch, ...]."""
+    return lambda t, kernel: call(t.flatten(0, 1), kernel).unflatten(0, t.shape[:2])
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return tuple(value) if isinstance(value, tuple | list) else (value, value)
+
+
+def _transposed(x: Tensor, weight: Tensor, options: dict[str, Any]) -> tuple[Call, Tensor] | None:
+    """A cheaper transposed convolution and its kernel; None where there is none."""
+    stride, pad = _pair(options.get("stride", 1)), _pair(options.get("padding", 0))
+    others = _pair(options.get("output_padding", 0)), _pair(options.get("dilation", 1)), options.get("groups", 1)
+    if x.device.type != "cpu" or x.dim() != 4 or others != ((0, 0), (1, 1), 1):
+        return None
+    into, out, high, wide = weight.shape
+    if x.shape[2:] == (1, 1) and pad == (0, 0):
+        return lambda t, matrix: (t.flatten(1) @ matrix).view(-1, out, high, wide), weight.reshape(into, -1)
+    if stride[0] < 2 or stride[0] != stride[1] or high != wide:
+        return None
+    height, width = ((side - 1) * stride[0] - 2 * p + high for side, p in zip(x.shape[2:], pad, strict=True))
+    return _by_phases(stride[0], pad, (height, width)), _kept(weight, stride[0], _phases)
+
+
+def _by_phases(stride: int, pad: tuple[int, int], size: tuple[int, int]) -> Call:
+    """Convolve with a kernel of `_phases` and lay the phases out as an image of a size.
+
+    Pixel o of the result is o + pad = stride · j + phase, with j the place in the convolution's result.
+    """
+
+    def call(t: Tensor, kernel: Tensor) -> Tensor:
+        made = F.conv2d(t, kernel, padding=kernel.shape[-1] - 1)
+        phases = made.view(len(t), stride, stride, -1, *made.shape[2:])
+        result = t.new_empty(len(t), phases.shape[3], *size)
+        for row, column in itertools.product(range(stride), repeat=2):
+            top, left = (row - pad[0]) % stride, (column - pad[1]) % stride
+            j, i = (top + pad[0]) // stride, (left + pad[1]) // stride
+            part = result[:, :, top::stride, left::stride]
+            part.copy_(phases[:, row, column, :, j : j + part.shape[2], i : i + part.shape[3]])
+        return result
+
+    return call
+
+
+def _phases(weight: Tensor, stride: int) -> Tensor:
+    """A kernel [in, out, K, K] as [stride² · out, in, ⌈K / stride⌉, ⌈K / stride⌉], the phases of rows outermost."""
+    into, out, side, _ = weight.shape
+    reach = -(-side // stride)
+    gap = reach * stride - side
+    # [in, out, tap, phase, tap, phase]; a correlation runs through the taps backwards
+    taps = F.pad(weight, (0, gap, 0, gap)).reshape(into, out, reach, stride, reach, stride).flip(2, 4)
+    return taps.permute(3, 5, 1, 0, 2, 4).reshape(stride * stride * out, into, reach, reach).contiguous()
+
+
+def _plain_square(weight: Tensor, options: dict[str, Any]) -> bool:
+    """Whether this is an ordinary 3 × 3 convolution that keeps the size."""
+    kind = _pair(options.get("stride", 1)), _pair(options.get("dilation", 1)), options.get("groups", 1)
+    pad = options.get("padding", 0)
+    return (
+        weight.shape[2:] == (3, 3)
+        and kind == ((1, 1), (1, 1), 1)
+        and pad != "valid"
+        and (pad == "same" or _pair(pad) == (1, 1))
+    )
+
+
+def _doubled(weight: Tensor) -> Tensor:
+    return _kept(weight, 2, _added_taps)
+
+
+def _added_taps(weight: Tensor, _: int) -> Tensor:
+    """A 3 × 3 kernel [out, in, 3, 3] for images doubled by nearest neighbours, as phases [4 · out, in, 2, 2].
+
+    Row 2j of the doubled image's convolution reads rows 2j − 1, 2j, 2j + 1 of it, which are rows j − 1, j, j of the small
+    one; row 2j + 1 reads rows j, j, j + 1.
+    """
+    even = torch.tensor([[1.0, 0, 0], [0, 1, 1]]).to(weight)
+    odd = torch.tensor([[1.0, 1, 0], [0, 0, 1]]).to(weight)
+    parts = [torch.einsum("ar,oirs,bs->oiab", row, weight, column) for row in (even, odd) for column in (even, odd)]
+    return torch.cat(parts)
+
+
+def _of_doubled(shape: torch.Size, options: dict[str, Any]) -> Call:
+    """Convolve small images with a kernel of `_added_taps`; `shape` is that of the doubled value."""
+    # in the terms of `_by_phases`: phase r of the result's row 2j + r stands at place j + r
+    height, width = shape[-2:]
+
+    def call(t: Tensor, kernel: Tensor) -> Tensor:
+        made = F.conv2d(t, kernel, padding=1)
+        phases = made.view(len(t), 2, 2, -1, *made.shape[2:])
+        result = t.new_empty(len(t), phases.shape[3], height, width)
+        for row, column in itertools.product(range(2), repeat=2):
+            part = result[:, :, row::2, column::2]
+            part.copy_(phases[:, row, column, :, row : row + height // 2, column : column + width // 2])
+        return result
+
+    return call
+
+
+_kernels: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+def _kept(weight: Tensor, stride: int, rearrange: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """The rearranged kernel, made once for as long as the weight lives and is not written into."""
+    key = (stride, rearrange.__name__, weight._version)
+    known = _kernels.get(weight)
+    if known is None or known[0] != key:
+        known = (key, rearrange(weight, stride))
+        _kernels[weight] = known
+    kernel: Tensor = known[1]
+    return kernel
