@@ -9,7 +9,7 @@ import pullback
 
 PACKAGE = Path(pullback.__file__).parent
 ORDER = [
-    "errors", "yaml_reader", "spec", "generators", "distances", "metric", "store", "sweep", "cluster",
+    "errors", "yaml_reader", "spec", "generators", "distances", "metric", "bench", "store", "sweep", "cluster",
     "analysis", "applications", "report", "api", "display", "cli", "__main__",
 ]  # fmt: skip
 """Each part of the package may import those before it, and itself."""

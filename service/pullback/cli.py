@@ -42,6 +42,8 @@ generators_app = typer.Typer(help="The registered generators.", no_args_is_help=
 weights_app = typer.Typer(help="The weight files that generators and distances need.", no_args_is_help=True)
 app.add_typer(generators_app, name="generators")
 app.add_typer(weights_app, name="weights")
+bench_app = typer.Typer(help="Measure speed, memory and accuracy on this machine.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
 
 Job = Annotated[Path, typer.Argument(help="A job's YAML file, such as jobs/quickstart.yaml.", show_default=False)]
 SweepPath = Annotated[Path, typer.Argument(help="A sweep's folder, such as sweeps/quickstart.", show_default=False)]
@@ -267,6 +269,53 @@ def fetch_weights(
 
     with display.waiting(err, "fetching"):
         fetch(names or (), archives, report=lambda line: err.print(escape(line)))
+
+
+@bench_app.callback()
+def _bench() -> None:
+    pass
+
+
+@bench_app.command("metric")
+def bench_metric(
+    generator: Annotated[str, typer.Option(help="A registered name, a checkpoint's path, or module:factory.")],
+    distance: Annotated[str, typer.Option(help="A distance's name, or module:function.")] = "lpips",
+    trunk: Annotated[str | None, typer.Option(help="LPIPS's feature network: alex, vgg or squeeze.")] = None,
+    methods: Annotated[
+        str, typer.Option(help="With commas between; each may have a precision: gauss_newton@bfloat16.")
+    ] = "gauss_newton,backprop",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    points: Annotated[int, typer.Option(min=1, help="Latent codes in a timed run.")] = 4,
+    components: Annotated[int | None, typer.Option(min=1, help="Eigenpairs of each metric; all by default.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; torch's own choice by default.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed runs of each method, in turn.")] = 3,
+    error: Annotated[bool, typer.Option(help="Compare with float64, which takes one more slow metric.")] = True,
+    tf32: Annotated[bool, typer.Option(help="Let backprop and the floor use TF32 on a GPU.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Time ways to the metric against the paper's (backprop), and against n plain forward passes (the floor)."""
+    from pullback.bench.metric import MetricBench, bench_metric
+
+    asked = MetricBench(
+        generator=generator,
+        distance=distance,
+        trunk=trunk,
+        methods=[name.strip() for name in methods.split(",") if name.strip()],
+        device=device,
+        points=points,
+        components=components,
+        threads=threads,
+        rounds=rounds,
+        error=error,
+        tf32=tf32,
+    )
+    result = bench_metric(asked, lambda line: err.print(escape(line)))
+    if as_json:
+        _print_json(result)
+    else:
+        display.bench_table(result, display.out())
+    if all("error" in entry for entry in result["methods"].values()):
+        raise typer.Exit(1)
 
 
 def _plan(job: Path, measure: bool = False, serial: bool = False) -> "Plan":

@@ -223,6 +223,48 @@ def weights_table(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
     console.print(table)
 
 
+def bench_table(result: Mapping[str, Any], console: Console) -> None:
+    """`pullback bench metric`."""
+    floor = result["floor_seconds"]
+    told = f"not measured: {result.get('floor_error')}"
+    if floor is not None:
+        passes = f"{result['latent_dim']} forward passes, {result['floor_batch']} at once"
+        told = f"{_spread(floor, result['floor_range'])} s for {passes}"
+    rows = {
+        "device": f"{result['device'] or 'unknown'}, {result.get('threads') or '?'} CPU threads",
+        "metric": f"{result['generator']} under {result['distance']}, n = {result['latent_dim'] or '?'}",
+        "floor": told,
+    }
+    console.print(_two_columns(rows))
+    console.print()
+    table = _table("method", ">s per metric", ">× floor", ">speed-up", ">relative error", ">peak memory")
+    for name, entry in result["methods"].items():
+        ratios = [result[key].get(name) for key in ("times_floor", "speedup_vs_backprop")]
+        error, memory = entry["relative_error"], entry["peak_memory_bytes"]
+        table.add_row(
+            escape(name),
+            _spread(entry["seconds"], entry["seconds_range"]),
+            *("–" if ratio is None else f"{ratio:.3g}" for ratio in ratios),
+            "–" if error is None else f"{error:.1e}",
+            "–" if memory is None else size(memory),
+        )
+    console.print(table)
+    console.print("speed-up: over backprop, the paper's method; memory: of one metric, beyond what is loaded")
+    for name, entry in result["methods"].items():
+        for note in _bench_notes(name, entry):
+            console.print(f"{escape(name)}: {escape(note)}")
+
+
+def _bench_notes(name: str, entry: Mapping[str, Any]) -> list[str]:
+    """What a reader of a method's row must know besides."""
+    if "error" in entry:
+        return [f"failed: {entry['error']}"]
+    notes = [] if entry["method"] == name.partition("@")[0] else [f"it used {entry['method']}"]
+    notes += ["not every metric passed its certificate"] if entry["certified"] is False else []
+    of = {"eigenvalues": "its error is that of the eigenvalues", "residual": "its error is the residual of eigenpairs"}
+    return [*notes, *([of[entry["error_of"]]] if entry["error_of"] in of else [])]
+
+
 @contextmanager
 def waiting(console: Console, what: str) -> Iterator[None]:
     """A spinner on a terminal, nothing elsewhere."""
@@ -310,6 +352,11 @@ def _telling_ranks(count: int) -> list[int]:
 
 def _interval(ends: Sequence[float | None], digits: int | None) -> str:
     return " – ".join("?" if end is None else f"{end:.3g}" if digits is None else f"{end:.{digits}f}" for end in ends)
+
+
+def _spread(middle: float | None, ends: Sequence[float] | None) -> str:
+    """A median, and from where to where the single values go."""
+    return "–" if middle is None or ends is None else f"{middle:.3g} ({ends[0]:.3g}–{ends[1]:.3g})"
 
 
 def _number(value: float | None) -> str:

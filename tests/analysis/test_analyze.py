@@ -152,6 +152,7 @@ def _record(metrics, kept, good):
         trace=np.trace(metrics, axis1=1, axis2=2),
         status=np.where(good, GOOD, QUARANTINED).astype(np.uint8),
         reason=np.where(good, int(Reason.NONE), int(max(Reason))).astype(np.uint8),
+        products=np.zeros(points, np.int64),
         seconds=np.ones(points),
         **certificate,
     )

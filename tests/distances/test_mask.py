@@ -151,8 +151,8 @@ def test_a_mask_is_read_from_a_file(tmp_path, monkeypatch):
     np.save("mask.npy", mask.numpy())
     x, y = some_images(1), some_images(2)
     same = load_distance("mse", mask=mask, device="cpu")
-    for given in ("mask.npy", tmp_path / "mask.npy"):
-        distance = load_distance("mse", mask=given, device="cpu")
+    for path in ("mask.npy", tmp_path / "mask.npy"):
+        distance = load_distance("mse", mask=path, device="cpu")
         assert distance.weights == same.weights
         assert torch.equal(distance(x, y), same(x, y))
 

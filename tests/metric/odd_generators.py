@@ -37,30 +37,21 @@ class Turned(nn.Module):
         return self.generator(z @ self.rotation.T)
 
 
-class _Scaled(torch.autograd.Function):
-    """The identity, whose forward-mode derivative claims `factor` times the truth."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x, factor):
-        return x.clone()
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.factor = inputs[1]
-
-    @staticmethod
-    def jvp(ctx, tangent, _):
-        return ctx.factor * tangent
-
-
 class WrongDerivative(Smooth):
-    """As `Smooth`, with a forward-mode derivative that is wrong by a factor."""
+    """As `Smooth`, with a derivative that is wrong by a factor in every mode: a part of it is detached."""
 
     def __init__(self, factor):
         super().__init__()
         self.factor = factor
 
     def forward(self, z, condition=None):
-        return _Scaled.apply(super().forward(z), self.factor)
+        image = super().forward(z)
+        return self.factor * image + ((1 - self.factor) * image).detach()
+
+
+class OnlySingle(Smooth):
+    """As `Smooth`, and refuses to compute in anything but float32."""
+
+    def forward(self, z, condition=None):
+        assert z.dtype == torch.float32
+        return super().forward(z)

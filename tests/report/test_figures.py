@@ -138,7 +138,7 @@ def test_a_certificate_shows_each_quantity_against_its_limit():
     assert axes.get_xscale() == "log"
     assert [label.get_text() for label in axes.get_yticklabels()] == [
         "asymmetry of H",
-        "probe against\ncentral differences",
+        "derivative against\ndifferences",
     ]
     limit, within, beyond, median, positive, zero, *_ = axes.lines
     assert list(limit.get_xdata()) == [1e-5, 1e-5]

@@ -37,7 +37,15 @@ def test_a_small_job_gets_every_default(tmp_path):
             "size": None,
             "mask": None,
         },
-        "metric": {"method": "gauss_newton", "components": "all"},
+        "metric": {
+            "method": "auto",
+            "components": "all",
+            "precision": "float32",
+            "deterministic": False,
+            "tolerance": 1e-6,
+            "max_products": None,
+            "relative_step": 1e-3,
+        },
         "samples": {"count": 3, "seed": 0, "distribution": "normal", "scale": 1.0},
         "store": None,
         "resources": {
@@ -166,6 +174,12 @@ def test_the_complete_form_has_every_default(tmp_path):
         ("count: 3", "count: 4"),
         ("count: 3", "count: 3, seed: 1"),
         ("samples", "metric: {components: 1}\nsamples"),
+        ("samples", "metric: {method: lanczos}\nsamples"),
+        ("samples", "metric: {precision: float64}\nsamples"),
+        ("samples", "metric: {deterministic: true}\nsamples"),
+        ("samples", "metric: {tolerance: 0.01}\nsamples"),
+        ("samples", "metric: {max_products: 30}\nsamples"),
+        ("samples", "metric: {relative_step: 0.01}\nsamples"),
     ],
 )
 def test_the_canonical_form_follows_everything_that_decides_a_number(tmp_path, change):

@@ -87,7 +87,11 @@ WRONG_VALUES = {
     "too many": ("count: 3", "count: 10000001", "samples.count: .*; the nearest valid value is 10000000"),
     "too small": ("{name: lpips}", "{name: lpips, size: 15}", "distance.size: .*; the nearest valid value is 16"),
     "negative": ("count: 3", "count: 3, seed: -1", "samples.seed: .*; the nearest valid value is 0"),
-    "not above zero": ("count: 3", "count: 3, scale: 0", r"samples.scale: must be greater than 0(\.0)?, not 0"),
+    "not above zero": (
+        "count: 3",
+        "count: 3, scale: 0",
+        r"samples.scale: must be greater than 0(\.0)?, not 0; the default is 1\.0",
+    ),
     "too many in a union": (
         "count: 3}",
         "count: 3}\nresources: {workers: 4097}",
@@ -115,6 +119,12 @@ WRONG_VALUES = {
         "metric.method: .* did you mean 'gauss_newton'.*",
     ),
     "unknown device": ("count: 3}", "count: 3}\nresources: {device: cudda}", "resources.device: .*mean 'cuda'.*"),
+    "another word for a device": ("count: 3}", "count: 3}\nresources: {device: gpu}", "resources.*mean 'cuda'.*"),
+    "no memory": (
+        "count: 3}",
+        "count: 3}\nresources: {memory_gib: 0}",
+        r"resources.memory_gib: must be greater than 0(\.0)?, not 0; the default is auto",
+    ),
     "unknown generator": (
         "dcgan-faces",
         "dcgan-face",

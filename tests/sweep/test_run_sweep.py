@@ -256,8 +256,8 @@ def test_another_sweep_at_the_same_path_is_refused_and_nothing_is_touched(here, 
     with pytest.raises(SpecError) as caught:
         run(job(seed=3, metric={"components": 2}))
     told = str(caught.value)
-    assert "samples.seed (0 there, 3 here)" in told
-    assert "metric.components ('all' there, 2 here)" in told
+    assert "samples.seed (the default there, 3 here)" in told
+    assert "metric.components (the default there, 2 here)" in told
     assert "samples.count" not in told
     assert "It was not touched" in told
     assert files(here / STORE) == before
@@ -268,7 +268,7 @@ def test_planning_tells_of_another_sweep_at_the_path_and_of_what_is_done_of_this
     run()
     assert make_plan(job()).finished == 7
     assert make_plan(job(), measure=True).seconds == 0
-    with pytest.raises(SpecError, match=r"samples\.seed \(0 there, 3 here\)"):
+    with pytest.raises(SpecError, match=r"samples\.seed \(the default there, 3 here\)"):
         make_plan(job(seed=3))
 
 

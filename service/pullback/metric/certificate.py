@@ -31,7 +31,7 @@ _LIMITS: dict[str, dict[str, float]] = {
     "block_krylov": {**_DENSE, **_ITERATIVE},
     "finite_difference": {**_DENSE, **_DIFFERENCES},
 }
-_PRECISION_ERRORS: dict[Precision, float] = {"float32": 1e-3, "float64": 1e-9, "tf32": 0.02, "bfloat16": 0.1}
+_PRECISION_ERRORS: dict[Precision, float] = {"float32": 5e-4, "float64": 1e-9, "tf32": 0.02, "bfloat16": 0.1}
 """What the relative error of the derivative may be, measured against float64."""
 
 
@@ -63,8 +63,8 @@ class Certificate:
         product_error: ‖Hv − 2Jᵀ(Jv)‖ / ‖Hv‖ for a random v: that H is the product of its Jacobian. Of `gauss_newton`.
         column_error: max over the columns i of the Jacobian of |Jᵢᵀu − (Jᵀu)ᵢ| / ‖Jᵢ‖ for a random u, where Jᵀu comes
             from reverse mode: one wrong column of thousands is seen. Of `gauss_newton`.
-        precision_error: of the derivative along random directions against float64, measured at the first code that
-            these networks were computed at, in this arithmetic; NaN where the networks do not run in float64.
+        precision_error: of the derivative along random directions against float64, measured once for these networks
+            in this arithmetic, at a random code; NaN where the networks do not run in float64.
         limits: the largest value of each that passes.
     """
 

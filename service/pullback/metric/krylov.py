@@ -2,9 +2,9 @@
 
 Block Lanczos with full reorthogonalisation and thick restarts (Wu & Simon, SIAM J. Matrix Anal. Appl. 22, 2000), in the
 form of a Davidson method without preconditioner: each step multiplies the principal directions of the residuals of the
-wanted pairs that have not converged. As long as none has, they span what block Lanczos would go on with (Morgan & Scott,
-SIAM J. Sci. Stat. Comput. 7, 1986; with restarts: Stathopoulos, Saad & Wu, SIAM J. Sci. Comput. 19, 1998). Afterwards
-the block shrinks, and nothing is multiplied for the sake of pairs that are finished or not wanted.
+wanted pairs that have not converged. As long as none has, they span what block Lanczos would go on with (Morgan &
+Scott, SIAM J. Sci. Stat. Comput. 7, 1986; with restarts: Stathopoulos, Saad & Wu, SIAM J. Sci. Comput. 19, 1998).
+Afterwards the block shrinks, and nothing is multiplied for the sake of pairs that are finished or not wanted.
 
 Products may be float32 on any device. The basis, the products and the projected matrix are float64 on the CPU, where
 decompositions can be trusted; next to a product, their transfer and arithmetic are small.
@@ -16,13 +16,14 @@ Leaves to others the products (`products`).
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from pullback.metric.products import Product
 
-BLOCK = 8
+BLOCK = 4
 """Vectors multiplied at once on a CPU. A smaller block needs fewer products, a larger one makes each cheaper."""
 BLOCK_CUDA = 32
 """The same on a GPU, where a few vectors take as long as one."""
@@ -46,10 +47,11 @@ class KrylovResult:
     """The largest eigenpairs, as far as they were found. Tensors are float64 on the CPU.
 
     Attributes:
-        eigenvalues: [k], descending. NaN where a product was not finite.
+        eigenvalues: [k], descending. All NaN, like everything else, where a product was not finite; the last of them
+            NaN where there were fewer products than k.
         eigenvectors: [k, n], orthonormal rows.
         residuals: ‖Hv − λv‖ / λ₁ of each pair [k], from the products as they were computed; λ₁ is the eigenvalue that
-            is largest in absolute value.
+            is largest in absolute value. 0 for the zero matrix.
         products: vectors that were multiplied.
         iterations: calls of the product.
         converged: whether every residual is within the tolerance, and no further copy of an eigenvalue was in doubt.
@@ -86,7 +88,7 @@ def top_eigenpairs(
             copies than that is found with all of them all the same, for some more products.
         tolerance: of the residuals, relative to λ₁. float32 products reach 1e-7 to 1e-6; where they do not reach the
             tolerance, the search ends at what they reach.
-        max_products: vectors multiplied at most, at least k; 2n by default (n products suffice without a restart).
+        max_products: vectors multiplied at most, at least 1; 2n by default (n products suffice without a restart).
         largest_subspace: basis vectors kept before a restart, by default 512 or 3k, at least k + 24 and k + 2 block;
             memory is 16 n bytes each.
         seed: of the random start.
@@ -99,14 +101,15 @@ def top_eigenpairs(
     Raises:
         ValueError: an argument is out of its range.
     """
-    block = block or (BLOCK_CUDA if torch.device(device).type == "cuda" else BLOCK)
+    if block is None:
+        block = BLOCK_CUDA if torch.device(device).type == "cuda" else BLOCK
     max_products = 2 * n if max_products is None else max_products
     if not 1 <= k <= n:
         raise ValueError(f"between 1 and {n} eigenpairs of a {n} × {n} matrix can be had, not {k}")
-    if block < 1 or max_products < k or not tolerance >= 0:
+    if block < 1 or max_products < 1 or not tolerance >= 0:
         raise ValueError(
-            f"a block of {block} of at least 1, {max_products} products of at least {k}, and a tolerance of "
-            f"{tolerance} not below 0 are needed"
+            f"a block and a number of products of at least 1, and a tolerance not below 0, are needed, not {block}, "
+            f"{max_products} and {tolerance}"
         )
     capacity = min(n, max(largest_subspace or max(_SUBSPACE, 3 * k), k + _ROOM, k + 2 * block))
     search = _Search(n, k, block, tolerance, capacity, seed)
@@ -162,7 +165,7 @@ class _Subspace:
         If it points anywhere, an entry of P has 1/√n of it, and P − Pᵀ has √2 times that in each of size² entries.
         """
         skew = float((self.projected - self.projected.T).norm())
-        return skew / self.size * (self.basis.shape[1] / 2) ** 0.5
+        return skew / self.size * math.sqrt(self.basis.shape[1] / 2)
 
     def errors(self, values: Tensor, coefficients: Tensor) -> Tensor:
         """Hv − λv of Ritz pairs, a row each."""
@@ -181,7 +184,8 @@ class _Subspace:
         rows = rows[:most][sizes[:most] > floor]
         # Small directions come out of the first projection with the round-off of large ones, hence once more.
         rows = rows - (rows @ self.basis.T) @ self.basis
-        return torch.linalg.qr(rows.T)[0].T
+        orthonormal: Tensor = torch.linalg.qr(rows.T)[0].T
+        return orthonormal
 
     def restart(self, coefficients: Tensor) -> None:
         """Keep only these combinations of the basis, orthonormal rows."""
@@ -201,28 +205,31 @@ class _Search:
         self._space = _Subspace(capacity, n)
         self._candidates = torch.empty(0, n, dtype=torch.float64)
         self._drawn = 0
-        """Random vectors so far: as many copies of an eigenvalue are certain to be found."""
+        """Random vectors at the start: as many copies of an eigenvalue are certain to be found."""
         self._chain: int | None = None
         """Where in the basis a search for overlooked copies begins, while there is one."""
         self._values = self._coefficients = self._residuals = torch.empty(0)
         self._decomposed = 0
         self._scale = 0.0
+        self._reachable = tolerance
+        """The tolerance, or what the round-off of the products allows where that is more."""
         self._best, self._waited = math.inf, 0
 
     def next_block(self, most: int) -> Tensor:
         """The vectors to multiply next [p, n], p from 1 to `most`."""
         space = self._space
         most = min(most, self._block, self._n - space.size)
-        # What could change a residual by less than half the tolerance is not worth a product, unless it leads to copies.
-        floor = _DEPENDENT if self._chain is not None else max(_DEPENDENT, self._tolerance / 2)
+        # What could change a residual by less than half the tolerance is not worth a product, unless it leads to
+        # copies.
+        floor = _DEPENDENT if self._chain is not None else max(_DEPENDENT, self._reachable / 2)
         vectors = space.directions(self._candidates, floor * self._scale, most)
         while len(vectors) == 0:  # at the start, to look for copies, and where the subspace is invariant
             drawn = torch.randn(most, self._n, generator=self._stream, dtype=torch.float64)
             vectors = space.directions(drawn, 0.0, most)
-            self._drawn += len(vectors)
+            self._drawn = self._drawn or len(vectors)
         if space.size + len(vectors) > self._capacity:
             space.restart(self._coefficients[: self._k + (self._capacity - self._k) // 3])
-            self._chain = None
+            self._decomposed, self._chain = space.size, None
         return vectors
 
     def take(self, vectors: Tensor, images: Tensor, last: bool) -> None:
@@ -241,57 +248,67 @@ class _Search:
         self._scale = float(self._values.abs().max())
         errors = space.errors(self._values[: self._k], self._coefficients[: self._k])
         self._residuals = errors.norm(dim=1) / (self._scale or 1.0)
-        unfinished = self._residuals > self._tolerance
-        finished = space.size >= self._k and not bool(unfinished.any())
-        self.converged = finished and self._all_copies_found()
-        self.over = self.converged or ended or (not finished and self._stalled())
-        if not finished:
+        if self._stalled():
+            self._reachable = 2 * float(self._residuals.max())
+        unfinished = self._residuals > self._reachable
+        if space.size < self._k or bool(unfinished.any()):
             self._chain, self._candidates = None, errors[unfinished]
-        elif self._chain is not None:
+            self.over = ended
+            return
+        chain = self._overlooked()
+        self.converged = chain == "none" and bool((self._residuals <= self._tolerance).all())
+        self.over = chain == "none" or ended
+        if chain == "open":
             self._candidates = images
         else:
-            self._chain, self._candidates = space.size, self._candidates[:0]
+            self._chain, self._candidates = space.size, images[:0]
 
     def pairs(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Eigenvalues, eigenvectors and residuals."""
+        """Eigenvalues, eigenvectors and residuals; NaN in place of those for which there were too few products."""
         vectors = self._coefficients[: self._k] @ self._space.basis
         vectors = vectors / vectors.norm(dim=1, keepdim=True)
-        return self._values[: self._k].clone(), vectors, self._residuals
+        found = torch.cat([self._values[: self._k, None], self._residuals[:, None], vectors], dim=1)
+        every = torch.full((self._k, found.shape[1]), torch.nan, dtype=found.dtype)
+        every[: len(found)] = found
+        return every[:, 0].clone(), every[:, 2:].clone(), every[:, 1].clone()
 
     def _stalled(self) -> bool:
         """Whether the residuals have come down to the round-off of the products, and to rest."""
         worst = float(self._residuals.max())
-        if worst < 0.7 * self._best:
+        if worst <= self._reachable or worst < 0.7 * self._best:
             self._best, self._waited = worst, 0
         else:
             self._waited += 1
         return self._waited >= _PATIENCE and worst * self._scale <= 10 * self._space.noise()
 
-    def _all_copies_found(self) -> bool:
-        """Whether an eigenvalue above the smallest wanted one may have been overlooked.
+    def _overlooked(self) -> Literal["none", "open", "some"]:
+        """Whether copies of a wanted eigenvalue were overlooked: none were, it is open, or some of them were.
 
-        Krylov vectors from d random ones contain d vectors of every eigenspace. So doubt arises only where d values
-        agree, up to what the tolerance lets pass for equal. Then a Krylov sequence of random vectors orthogonal to all
-        that is known goes on until its largest Ritz value would be larger, were there an overlooked eigenvalue: by
-        Kuczyński & Woźniakowski (SIAM J. Matrix Anal. Appl. 13, 1992), after q steps from one random vector it is
-        within a share ε of the largest eigenvalue but for a probability of 1.648 √n exp(−√ε (2q − 1)).
+        Krylov vectors of d random ones contain d vectors of every eigenspace. So doubt arises only where d values
+        agree, up to what their residuals let pass for equal, and matters only where smaller values are wanted too.
+        Then a Krylov sequence of random vectors orthogonal to all that is known goes on until its largest Ritz value
+        would be larger, were there another copy: by Kuczyński & Woźniakowski (SIAM J. Matrix Anal. Appl. 13, 1992),
+        after q steps from one random vector it is within a share ε of the largest eigenvalue but for a probability of
+        1.648 √n exp(−√ε (2q − 1)). The sequence ends, too, when it has itself become a copy.
         """
-        space = self._space
-        if space.size == self._n:
-            return True
-        near = 10 * self._block**0.5 * max(self._tolerance * self._scale, space.noise())
-        if self._chain is None:
-            wanted, d = self._values[: self._k], self._drawn
-            return d > self._k or not bool((wanted[: self._k - d + 1] - wanted[d - 1 :] <= near).any())
-        if space.size == self._chain:
-            return False
+        space, wanted, d = self._space, self._values[: self._k], self._drawn
+        if space.size == self._n or d >= self._k:
+            return "none"
+        near = max(4 * float(self._residuals.max()) * self._scale, 10 * self._block**0.5 * space.noise())
+        smallest = wanted[d - 1 :]
+        doubtful = smallest[(wanted[: self._k - d + 1] - smallest <= near) & (smallest > wanted[-1] + near)]
+        if len(doubtful) == 0:
+            return "none"
+        if self._chain is None or space.size == self._chain:
+            return "some"
         part = space.projected[self._chain :, self._chain :]
         values = torch.linalg.eigvalsh((part + part.T) / 2)
-        lowest, sought = min(0.0, float(values[0])), float(self._values[self._k - 1]) + near
+        lowest, sought = min(0.0, float(values[0])), float(doubtful[-1]) - near
         share = 1.0 if sought <= lowest else 1 - (float(values[-1]) - lowest) / (sought - lowest)
         if share <= 0:
-            return False
+            return "some"
         width = min(self._block, space.size - self._chain)
         steps = (space.size - self._chain) / width
-        failure = 1.648 * self._n**0.5 * math.exp(-(share**0.5) * (2 * steps - 1))
-        return failure**width <= _DOUBT
+        # logarithms, since a small share of a wide block would overflow
+        failure = width * (math.log(1.648 * self._n**0.5) - share**0.5 * (2 * steps - 1))
+        return "none" if failure <= math.log(_DOUBT) else "open"

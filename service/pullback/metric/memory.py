@@ -134,12 +134,12 @@ class LivePeak(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Run the operator, and count what it made."""
         result = func(*args, **(kwargs or {}))
         # A view of an input (the transposed weight of a linear layer, say) is nothing new, however large.
-        known = {storage.data_ptr() for storage in _storages((args, kwargs))}
+        known = set(_storages((args, kwargs)))
         self._forget_dead()
-        for storage in _storages(result):
-            if storage.data_ptr() not in known and storage.data_ptr() not in self._held:
+        for pointer, storage in _storages(result).items():
+            if pointer not in known and pointer not in self._held:
                 held = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
-                self._held[storage.data_ptr()] = held, storage.nbytes()
+                self._held[pointer] = held, storage.nbytes()
                 self.live += storage.nbytes()
                 self.largest = max(self.largest, storage.nbytes())
         self.peak = max(self.peak, self.live)
@@ -151,8 +151,14 @@ class LivePeak(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.live -= self._held.pop(pointer)[1]
 
 
-def _storages(tree: Any) -> list[torch.UntypedStorage]:
-    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+def _storages(tree: Any) -> dict[int, torch.UntypedStorage]:
+    """The memory of a tree's tensors by where it is; those that only stand for others (within `vmap`) have none."""
+    found = {}
+    for leaf in tree_leaves(tree):
+        if isinstance(leaf, Tensor):
+            with suppress(RuntimeError):
+                found[leaf.untyped_storage().data_ptr()] = leaf.untyped_storage()
+    return found
 
 
 _footprints: WeakKeyDictionary[nn.Module, WeakKeyDictionary[nn.Module, Footprint]] = WeakKeyDictionary()
@@ -297,7 +303,7 @@ def _choices(
     """Batches and chunks to try, the best first."""
     n = sizes.latent_dim
     if device.type == "cpu":
-        most = max(1, min(_MOST_IMAGES, _CACHED // max(1, sizes.largest)))
+        most = min(_MOST_IMAGES, max(4, _CACHED // max(1, sizes.largest)))
         batches = _halvings(max(1, min(codes, most // n)))  # the tangents of one code fill it, unless n is small
     else:
         most, batches = 256, _halvings(min(codes, 64))

@@ -72,7 +72,11 @@ def probe_jacobian(features: Features, z: Tensor, looks: Looks) -> dict[str, Ten
     Returns:
         Each [batch]; 0 where there is nothing to compare.
     """
-    pulled, value = pull_back(features, z, _random_features(looks.pushed).expand(len(z), -1))
+    try:
+        pulled, value = pull_back(features, z, _random_features(looks.pushed).expand(len(z), -1))
+    except NotImplementedError:  # an operator of a user's own may have no reverse mode: nothing vouches for it
+        with torch.no_grad():
+            pulled, value = torch.full_like(z, torch.nan), features(z)
     # a column a thousand times smaller than the largest decides nothing: its round-off is that of the others
     scale = looks.sizes.maximum(1e-3 * looks.sizes.amax(dim=1, keepdim=True))
     deviation = (looks.projected - pulled).abs()

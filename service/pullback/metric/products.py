@@ -88,15 +88,17 @@ def gauss_newton_product(
     """
     code = z.detach()[None]
     with torch.no_grad():
-        _, transpose = vjp(features, code)
+        transpose = vjp(features, code)[1]
 
     def push_by_jvp(vectors: Tensor) -> Tensor:
-        return vmap(lambda tangent: jvp(features, (code,), (tangent[None],))[1][0])(vectors)
+        pushed: Tensor = vmap(lambda tangent: jvp(features, (code,), (tangent[None],))[1][0])(vectors)
+        return pushed
 
     def multiply(vectors: Tensor) -> Tensor:
         with torch.no_grad():  # vjp and jvp differentiate all the same, and leave no graph of the graph
             pushed = (push or push_by_jvp)(vectors)
-            return 2 * vmap(lambda cotangent: transpose(cotangent[None])[0][0])(pushed)
+            pulled: Tensor = vmap(lambda cotangent: transpose(cotangent[None])[0][0])(pushed)
+            return 2 * pulled
 
     return _in_chunks(multiply, chunk)
 
@@ -164,7 +166,8 @@ def difference_product(squared: Squared, z: Tensor, *, relative_step: float = 1e
             codes = torch.cat([z.detach() + moved, z.detach() - moved]).requires_grad_()
             (gradients,) = torch.autograd.grad(squared(codes).sum(), codes)
         ahead, behind = gradients.chunk(2)
-        return (ahead - behind) * (lengths / (2 * radius))
+        product: Tensor = (ahead - behind) * (lengths / (2 * radius))
+        return product
 
     return _in_chunks(multiply, chunk)
 
@@ -176,6 +179,6 @@ def _in_chunks(multiply: Product, chunk: int) -> Product:
     def product(vectors: Tensor) -> Tensor:
         if len(vectors) <= chunk:
             return multiply(vectors)
-        return torch.cat([multiply(part) for part in vectors.split(chunk)])
+        return torch.cat([multiply(part) for part in torch.split(vectors, chunk)])
 
     return product

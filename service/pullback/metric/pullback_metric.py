@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from pullback.distances import Distance, ResidualDistance
 from pullback.errors import PullbackError
-from pullback.generators.base import class_indices, like
+from pullback.generators.base import any_condition, class_indices, like
 from pullback.generators.checks import check_once
 from pullback.metric.certificate import MEASURES, Certificate, below_zero, check_pairs, limits_of, share_of
-from pullback.metric.jacobian import by_forward_mode, derivative_at, feature_map
+from pullback.metric.jacobian import derivative_at, feature_map
 from pullback.metric.memory import Fit, codes_together, fit, is_out_of_memory
 from pullback.metric.methods import DENSE, Setting, by_jacobian, by_rows, choose, product_at, top
 from pullback.metric.precision import Precision, arithmetic, in_double, relative_error, require, tangent_dtype
@@ -130,7 +130,7 @@ def _dense(
     plan: Fit,
 ) -> PullbackMetric:
     """Metrics of a batch of codes by a method that makes the whole matrix."""
-    precision_error = _precision_error(generator, distance, z, condition, setting)
+    precision_error = _precision_error(generator, distance, setting)
     began = time.perf_counter()
     checks: dict[str, Tensor] = {}
     limits = limits_of(setting.method, setting.precision)
@@ -166,7 +166,7 @@ def _top(
     plan: Fit,
 ) -> PullbackMetric:
     """The metric of one code [1, n] by a method that finds the largest eigenpairs."""
-    precision_error = _precision_error(generator, distance, z, condition, setting)
+    precision_error = _precision_error(generator, distance, setting)
     began = time.perf_counter()
     code = z[0]
     product = product_at(generator, distance, code, condition, setting, plan.tangents)
@@ -228,23 +228,22 @@ _measured: WeakKeyDictionary[nn.Module, WeakKeyDictionary[nn.Module, dict[tuple[
 )
 
 
-def _precision_error(
-    generator: nn.Module, distance: Distance, z: Tensor, condition: Tensor | None, setting: Setting
-) -> float:
-    """`precision_error`, measured at the first code and remembered for as long as the networks live."""
+def _precision_error(generator: nn.Module, distance: Distance, setting: Setting) -> float:
+    """`precision_error`, measured once and remembered for as long as the networks live.
+
+    At a code of its own, so that it does not depend on which code comes first to which worker.
+    """
     known = _measured.setdefault(generator, WeakKeyDictionary()).setdefault(distance, {})
     key = (setting.method, setting.precision)
     if key not in known:
-        known[key] = (
-            0.0 if setting.precision == "float64" else _against_double(generator, distance, z, condition, setting)
-        )
+        known[key] = 0.0 if setting.precision == "float64" else _against_double(generator, distance, setting)
     return known[key]
 
 
-def _against_double(
-    generator: nn.Module, distance: Distance, z: Tensor, condition: Tensor | None, setting: Setting
-) -> float:
-    code, own = z[:1], None if condition is None else condition[:1]
+def _against_double(generator: nn.Module, distance: Distance, setting: Setting) -> float:
+    drawn = torch.randn(1, int(generator.latent_dim), generator=torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+    code = drawn.to(like(generator))
+    own = any_condition(generator, 1, code.device)
     try:
         exact_generator, exact_distance = copy.deepcopy(generator).double(), copy.deepcopy(distance).double()
         directions = random_directions(2, code)
@@ -253,7 +252,7 @@ def _against_double(
             features = feature_map(generator, distance, own)
             found = derivative_at(features, code, tangent_dtype(setting.precision))(directions[:, None])
             features = feature_map(exact_generator, exact_distance, own)
-            wanted = by_forward_mode(features, code.double())(directions[:, None].double())
+            wanted = derivative_at(features, code.double())(directions[:, None].double())
         else:
             exact = Setting("backprop" if not isinstance(distance, ResidualDistance) else "lanczos", "float64")
             found = product_at(generator, distance, code[0], own, setting, 2)(directions)

@@ -281,7 +281,7 @@ def _arithmetic(tape: Tape, name: str, args: Args, kwargs: Kwargs, result: Tenso
     by_slot: dict[int, list[Term]] = {}
     for value, factor in pieces:
         if isinstance(value, Traced):
-            constant = None if factor is None else torch.as_tensor(factor, device=result.device).to(result.dtype)
+            constant = None if factor is None else torch.as_tensor(factor, dtype=result.dtype, device=result.device)
             for term in value.terms:
                 by_slot.setdefault(term.slot, []).append(term if constant is None else term.times(constant))
     terms = [_one(same, result) for same in by_slot.values()]

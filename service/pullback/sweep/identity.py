@@ -24,7 +24,7 @@ from pullback.store.repository import SweepStore
 FORMAT = 2
 """Version of the results' meaning; part of every sweep's identity."""
 _CONVENTIONS = {
-    "metric": "H = d²/dz² D²(G(z0), G(z)) at z = z0, with no factor of 1/2",
+    "metric": "H = d²/dz² D²(G(z0), G(z)) at z = z0, with no factor of 1/2; 2 JᵀJ where D² is a sum of squares",
     "distance": "D² is the squared distance; LPIPS itself is a D² and is not squared again",
     "images": "generators give images in [0, 1]",
 }
@@ -91,10 +91,15 @@ def _differences(there: dict[str, Any], here: dict[str, Any], path: str = "") ->
     """The keys in which two identities differ, with both values."""
     found: list[str] = []
     for key in sorted({*there, *here}):
-        mine, theirs = here.get(key), there.get(key)
+        mine, theirs = here.get(key, _DEFAULT), there.get(key, _DEFAULT)
         name = f"{path}.{key}" if path else key
-        if isinstance(mine, dict) and isinstance(theirs, dict):
-            found += _differences(theirs, mine, name)
+        if isinstance(mine, dict) or isinstance(theirs, dict):
+            found += _differences(*({} if side is _DEFAULT else side for side in (theirs, mine)), name)
         elif mine != theirs:
-            found.append(f"{name.removeprefix('spec.')} ({theirs!r} there, {mine!r} here)")
+            shown = ["the default" if side is _DEFAULT else repr(side) for side in (theirs, mine)]
+            found.append(f"{name.removeprefix('spec.')} ({shown[0]} there, {shown[1]} here)")
     return found
+
+
+_DEFAULT: Any = object()
+"""Stands for a key that an identity leaves out, because it has its default value."""

@@ -1,19 +1,13 @@
-"""A job's YAML read into typed, validated, frozen models.
+"""What a job is: typed, validated, frozen models of its YAML.
 
-Purpose: `load_job` turns a file into a `JobSpec` or raises one `SpecError` that lists every problem with its
-path, what is allowed there and the nearest valid value.
 Invariants: unknown keys are errors; nothing is coerced (text is never a number); every model is immutable.
-Leaves to others: whether the weights exist, the work fits into memory and the store is free (`sweep.plan`), and
-the syntax of YAML itself (`yaml_reader`).
+Leaves to others: the words for what pydantic finds wrong (`problems`), and whether the weights exist, the work fits
+into memory and the store is free (`sweep.plan`).
 """
 
-import datetime
-import difflib
-import math
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -21,14 +15,12 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from pullback.errors import SpecError
-from pullback.yaml_reader import read_yaml
+from pullback.spec.words import describe, names_code, nearest, number_hint, shown
 
 CYCLE = "cycle"
 """The condition of a class-conditional generator that gives sample i the class i mod (number of classes)."""
@@ -78,16 +70,16 @@ class _DistanceSpec(_Model):
             return mask
         if not isinstance(mask, list | tuple) or len(mask) != 4:
             raise ValueError(
-                f"a box [top, left, bottom, right] or the path of an array (.npy) is needed, not {_describe(mask)}"
+                f"a box [top, left, bottom, right] or the path of an array (.npy) is needed, not {describe(mask)}"
             )
         for edge in mask:
             if isinstance(edge, bool) or not isinstance(edge, int | float):
-                raise ValueError(f"a number is needed, not {_describe(edge)}{_number_hint(edge)}")
+                raise ValueError(f"a number is needed, not {describe(edge)}{number_hint(edge)}")
         top, left, bottom, right = (float(edge) for edge in mask)
         if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
             raise ValueError(
                 "a box is [top, left, bottom, right] in fractions of the image from 0 to 1, with top < bottom and "
-                f"left < right; this one is {_shown(list(mask))} (divide pixels by the image's height or width)"
+                f"left < right; this one is {shown(list(mask))} (divide pixels by the image's height or width)"
             )
         return top, left, bottom, right
 
@@ -142,7 +134,7 @@ class FeaturesSpec(_DistanceSpec):
                 raise ValueError(f"a layer of the generator measures no image; remove {' and '.join(unused)}")
         elif not names_code(module):
             raise ValueError(
-                f"{_shown(module)} is neither 'generator' (a layer of the generator itself) nor 'module:factory' (your "
+                f"{shown(module)} is neither 'generator' (a layer of the generator itself) nor 'module:factory' (your "
                 f"own){nearest(module, ['generator'])}"
             )
         return module
@@ -160,7 +152,7 @@ class CustomSpec(_DistanceSpec):
     @classmethod
     def _is_code(cls, name: str) -> str:
         if not names_code(name):
-            raise ValueError(f"{_shown(name)} is not of the form 'module:function', both written as in Python")
+            raise ValueError(f"{shown(name)} is not of the form 'module:function', both written as in Python")
         return name
 
 
@@ -188,8 +180,8 @@ class MetricSpec(_Model):
     """How the metric is computed and how much of it is kept."""
 
     method: Literal["auto", "gauss_newton", "backprop", "lanczos", "block_krylov", "finite_difference"] = "auto"
-    """`gauss_newton`: the exact H = 2 JᵀJ from batched forward-mode Jacobian columns; `backprop`: a second backward pass
-    a coordinate, as Wang & Ponce; `lanczos`, `block_krylov`: the top eigenpairs from exact products with H;
+    """`gauss_newton`: the exact H = 2 JᵀJ from batched forward-mode Jacobian columns; `backprop`: a second backward
+    pass a coordinate, as Wang & Ponce; `lanczos`, `block_krylov`: the top eigenpairs from exact products with H;
     `finite_difference`: the same from differences of gradients; `auto` picks by distance, n, components and memory."""
     components: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
     """How many eigenpairs are stored of each metric, largest first."""
@@ -282,211 +274,3 @@ class JobSpec(_Model):
     def complete(self) -> dict[str, Any]:
         """As `canonical`, with every default filled in, for people to read."""
         return self.model_dump(mode="json", include=_DECISIVE)
-
-
-def load_job(path: str | Path, generators: Collection[str] = ()) -> JobSpec:
-    """Read and validate a job's YAML file.
-
-    Args:
-        path: the file.
-        generators: the registered generators' names, to tell an unknown one; none are checked when empty.
-
-    Raises:
-        SpecError: the file cannot be read, is not plain YAML, or any value in it is wrong; lists every problem.
-    """
-    data, problems = read_yaml(Path(path))
-    if data is None and problems:
-        raise SpecError(problems, str(path))
-    try:
-        job = JobSpec.model_validate(data, context={"generators": generators})
-    except ValidationError as error:
-        problems += explain(error)
-    if problems:
-        raise SpecError(problems, str(path))
-    return job
-
-
-def nearest(word: str, allowed: Collection[str]) -> str:
-    """`; did you mean 'x'?` for the closest of the allowed words, or nothing where none is close."""
-    close = difflib.get_close_matches(str(word), [str(option) for option in allowed], n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def names_code(name: str) -> bool:
-    """Whether a name is of the form `module:function`, the module's name dotted where it lies in a package."""
-    module, colon, function = name.partition(":")
-    return bool(colon) and function.isidentifier() and all(part.isidentifier() for part in module.split("."))
-
-
-_TYPES = {
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "finite_number": "a finite number",
-    "string_type": "text",
-    "bool_type": "true or false",
-    "model_type": "a mapping of keys to values",
-    "model_attributes_type": "a mapping of keys to values",
-    "dict_type": "a mapping of keys to values",
-}
-_BOUNDS = {
-    "greater_than_equal": ("ge", "at least"),
-    "less_than_equal": ("le", "at most"),
-    "greater_than": ("gt", "greater than"),
-}
-_EXPONENT = re.compile(r"^([+-]?)(\d*)(\.\d*)?[eE]([+-]?)(\d+)$")
-_LONGEST_NAME = 100
-_LONGEST_SHOWN = 80
-
-
-def explain(error: ValidationError, within: tuple[str, ...] = ()) -> list[str]:
-    """What pydantic found wrong, as one sentence a path of a job's file.
-
-    Args:
-        error: from validating a job, or the part of one that stands under the path `within`.
-        within: that path.
-    """
-    best: dict[str, tuple[int, str]] = {}
-    for detail in error.errors():
-        loc = (*within, *detail["loc"])
-        path = ".".join(_walk(loc)[0])
-        # of a union's several complaints about one value, the one that helps most
-        rank = 0 if detail["type"] in _BOUNDS else 1 if detail["type"] == "literal_error" else 2
-        if path not in best or rank < best[path][0]:
-            best[path] = rank, _sentence(detail, loc)
-    return [sentence for _, sentence in best.values()]
-
-
-def _sentence(detail: Mapping[str, Any], loc: Sequence[str | int]) -> str:
-    """One pydantic error as `path: what is wrong; what is allowed`."""
-    kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
-    location, model, alternatives = _walk(loc)
-    path = ".".join(location) or "the job"
-    if kind == "extra_forbidden":
-        allowed = list(model.model_fields) if model else []
-        return f"{path}: unknown key{nearest(location[-1], allowed) or ';'} allowed here are {', '.join(allowed)}"
-    if kind == "missing":
-        return f"{path}: this key is required"
-    if kind == "union_tag_not_found":
-        if not isinstance(value, Mapping):
-            return f"{path}: {_TYPES['model_type']} is needed, not {_describe(value)}"
-        return f"{path}: it needs a `name`, one of {alternatives}"
-    if kind in ("literal_error", "union_tag_invalid"):
-        given = context.get("tag", value)
-        expected = str(context.get("expected", context.get("expected_tags", "")))
-        options = re.findall(r"'([^']*)'", expected)
-        mixed = bool(alternatives) and kind == "literal_error"
-        text_hint = _number_hint(value, whole="whole" in alternatives) if mixed else ""
-        rest = f" or {alternatives}" if mixed else ""
-        listed = f"{', '.join(options)}{rest}"
-        return f"{path}: {_shown(given)} is not one of {listed}{nearest(str(given), options)}{text_hint}"
-    if kind == "string_too_short":
-        return f"{path}: it must not be empty"
-    if kind in _TYPES:
-        hint = _number_hint(value, whole=kind.startswith("int")) if kind.startswith(("int", "float")) else ""
-        if kind == "string_type" and isinstance(value, int | float) and not isinstance(value, bool):
-            hint = f"; put it in quotes, {str(value)!r}, if it is meant"
-        return f"{path}: {_TYPES[kind]} is needed, not {_describe(value)}{hint}"
-    if kind in _BOUNDS:
-        key, words = _BOUNDS[kind]
-        bound = context[key]
-        tip = "" if key == "gt" else f"; the nearest valid value is {bound}"
-        return f"{path}: must be {words} {bound}, not {_shown(value)}{tip}"
-    if kind == "string_pattern_mismatch":
-        return (
-            f"{path}: {_shown(value)} may have letters, digits, '_', '.' and '-' only, at most {_LONGEST_NAME}, "
-            f"the first a letter or a digit{_clean_name(value)}"
-        )
-    if kind == "invalid_key":
-        return f"{path}: a key must be text, not {_describe(value)}; put it in quotes if it is meant"
-    if kind == "value_error":
-        return f"{path}: {context['error']}"
-    return f"{path}: {detail['msg']} (got {_describe(value)})"
-
-
-def _clean_name(value: Any) -> str:
-    cleaned = re.sub(r"[^A-Za-z0-9_.-]+", "-", str(value)).strip("-._")[:_LONGEST_NAME]
-    return f"; the nearest valid value is {cleaned!r}" if cleaned else ""
-
-
-def _describe(value: Any) -> str:
-    if value is None:
-        return "an empty value"
-    if isinstance(value, bool):
-        return f"{str(value).lower()} (put a word that YAML reads as true or false in quotes)"
-    if isinstance(value, str):
-        return f"the text {_shown(value)}"
-    if isinstance(value, Mapping):
-        return "a mapping"
-    if isinstance(value, datetime.date):
-        return f"the date {value} (put it in quotes)"
-    return _shown(value)
-
-
-def _shown(value: Any) -> str:
-    """The value as Python writes it, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
-
-
-def _number_hint(value: Any, whole: bool = False) -> str:
-    """How to write a number that YAML took for text."""
-    if not isinstance(value, str):
-        return ""
-    text = value.strip()
-    try:
-        number = float(text)
-    except ValueError:
-        return ""
-    if not math.isfinite(number):
-        return ""
-    if whole:
-        return f"; write {int(number)}" if number.is_integer() and abs(number) < 1e15 else ""
-    exponent = _EXPONENT.match(text)
-    if not exponent:
-        return f"; write {number!r}, without quotes"
-    sign, digits, fraction, power_sign, power = exponent.groups()
-    fraction = fraction if fraction and len(fraction) > 1 else ".0"
-    return f"; YAML reads {value} as text: write {sign}{digits or '0'}{fraction}e{power_sign or '+'}{power}"
-
-
-def _walk(loc: Sequence[str | int]) -> tuple[list[str], type[BaseModel] | None, str]:
-    """The path a user wrote for a pydantic location, the model that holds its last key, and that key's plain types.
-
-    Pydantic puts the tags of unions (`distance.lpips.trunk`, `components.constrained-int`) into its locations;
-    they are not keys of the file.
-    """
-    path: list[str] = []
-    model: type[BaseModel] | None = JobSpec
-    holder: type[BaseModel] | None = None
-    choices: dict[str, type[BaseModel]] = {}
-    plain = ""
-    for part in loc:
-        text = str(part)
-        if choices and text in choices:
-            model, choices = choices[text], {}
-            continue
-        if model is None:
-            break  # the tag of a union of plain types: the path is complete
-        path.append(text)
-        holder = model
-        field = model.model_fields.get(text)
-        model, choices, plain = _inside(field.annotation) if field else (None, {}, "")
-    return path, holder, plain
-
-
-def _inside(annotation: Any) -> tuple[type[BaseModel] | None, dict[str, type[BaseModel]], str]:
-    """What stands under a field: a model, the models of a tagged union, or the names of plain alternatives."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation, {}, ""
-    options = get_args(annotation) if get_origin(annotation) in (Union, type(int | str)) else ()
-    tagged = {part.tag: _base(option) for option in options for part in get_args(option) if isinstance(part, Tag)}
-    if tagged:
-        return None, tagged, " or ".join(repr(tag) for tag in tagged)
-    names = {int: "a whole number", float: "a number"}
-    plain = [names[kind] for kind in (_base(option) for option in options) if kind in names]
-    return None, {}, " or ".join(plain)
-
-
-def _base(annotation: Any) -> Any:
-    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation

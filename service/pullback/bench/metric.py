@@ -1,0 +1,324 @@
+"""`pullback bench metric`: ways to the metric against each other, against the paper's, and against the floor.
+
+The floor is what no method can do without: n plain forward passes of the generator and the distance, at the best batch
+size. The methods and the floor wait, each in a process of its own, and are timed in rounds, one after the other: what
+else the machine does meanwhile reaches all of them, and a ratio is that of one round's times. Memory and errors are
+measured afterwards, in further processes.
+
+Invariants: a measurement that fails costs itself only; every process is ended before `bench_metric` returns or raises.
+Leaves to others what is measured (`child`) and the processes (`processes`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from sys import path as search_path
+from typing import Any, get_args
+
+from pydantic import TypeAdapter, ValidationError
+
+from pullback.bench.processes import Child, ChildError
+from pullback.errors import SpecError
+from pullback.generators import zoo
+from pullback.generators.zoo import resolve_device
+from pullback.metric.methods import METHODS
+from pullback.metric.precision import Precision
+from pullback.spec import DistanceSpec, explain, names_code, nearest
+
+METHODS_BY_DEFAULT = ("gauss_newton", "backprop")
+EXACT_UP_TO = 512
+"""Latent dimensions up to which a whole H in float64 by double backpropagation is worth its time."""
+_CHILD = "pullback.bench.child"
+_SOURCE = "pullback bench metric"
+_FLOOR = "the floor"
+_NO_TANGENTS = ("backprop", "finite_difference")
+
+
+@dataclass(frozen=True)
+class MetricBench:
+    """What to compare.
+
+    Attributes:
+        generator: as `load_generator` takes it.
+        distance: a distance's name.
+        trunk: of LPIPS.
+        methods: `auto` or of `metric.methods.METHODS`, each optionally with `@` and a precision. `backprop` is the
+            paper's own: a plain script, one code at a time, without a certificate.
+        device: `auto`, `cpu` or `cuda`.
+        points: latent codes, N(0, I), the same for all.
+        components: eigenpairs of each metric; None for all.
+        threads: CPU threads of each process; None leaves torch its own choice.
+        rounds: how often each is timed.
+        error: whether to measure errors against float64 (up to n = 512; beyond, residuals of eigenpairs).
+        tf32: whether the floor and `backprop` may use TF32 on a GPU; else their float32 is IEEE's, as ours.
+    """
+
+    generator: str
+    distance: str = "lpips"
+    trunk: str | None = None
+    methods: Sequence[str] = METHODS_BY_DEFAULT
+    device: str = "auto"
+    points: int = 4
+    components: int | None = None
+    threads: int | None = None
+    rounds: int = 3
+    error: bool = True
+    tf32: bool = False
+
+
+@dataclass
+class _Entry:
+    """What is known about a method (or the floor) so far.
+
+    Attributes:
+        asked: the arguments of its requests.
+        runs: a reply for each round.
+        found: of the measurements that are made once.
+        error: why there are no times; None where there are.
+    """
+
+    asked: dict[str, Any]
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    found: dict[str, Any] = field(default_factory=dict)
+    error: str | None = None
+
+    @property
+    def seconds(self) -> list[float]:
+        """Of each round, per metric; empty where it failed."""
+        return [] if self.error is not None else [float(run["seconds"]) for run in self.runs]
+
+
+def bench_metric(bench: MetricBench, report: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+    """Compare methods on this machine.
+
+    Args:
+        bench: what to compare.
+        report: told what is being done, a line each.
+
+    Returns:
+        Ready for JSON. `device`, `generator`, `distance`, `latent_dim`, `threads`, `date`, `versions`, and what was
+        asked for (`rounds`, `components`, `tf32`). `methods` has an entry for each name: `seconds` per metric (median
+        of the rounds) and `seconds_range`; `relative_error` and `error_of`, which says of what it is ("metric":
+        ‖H − H64‖ / ‖H64‖; "eigenvalues": the largest |λᵢ − λᵢ64| / λ₁64; "residual": the largest ‖Hv − λv‖ / λ₁);
+        `peak_memory_bytes` of one metric beyond what is held before, and `predicted_memory_bytes`; the `method` that
+        was used; `points`, the codes timed in a round; `certified`, whether every certificate was passed; and `error`,
+        one sentence, only where it failed. `floor_seconds`, `floor_range` and `floor_batch`. `times_floor` and
+        `speedup_vs_backprop` are medians over the rounds of the ratio within a round, and have their own ranges in
+        `times_floor_range` and `speedup_range`. What was not or could not be measured is None.
+
+    Raises:
+        SpecError: there is no such generator, distance, method, precision or device, or they do not fit together.
+    """
+    requests, setup, label = _checked(bench)
+    entries = {_FLOOR: _Entry({}), **{name: _Entry(asked) for name, asked in requests.items()}}
+    facts: dict[str, Any] = {}
+    with ExitStack() as stack:
+        children = _started(entries, setup, facts, stack, report)
+        for turn in range(bench.rounds):
+            waiting = [name for name in children if entries[name].error is None]
+            for name in waiting if turn % 2 == 0 else waiting[::-1]:  # a drift of the machine cancels out
+                report(f"round {turn + 1} of {bench.rounds}: {name}")
+                entry = entries[name]
+                try:
+                    entry.runs.append(children[name].ask("floor" if name == _FLOOR else "run", **entry.asked))
+                except ChildError as error:
+                    entry.error = str(error)
+                    report(f"{name} failed: {error}")
+    floor = entries.pop(_FLOOR)
+    timed = {name: entry for name, entry in entries.items() if entry.error is None}
+    alone = {**setup, "points": 1}
+    for name, entry in timed.items():
+        report(f"memory: {name}")
+        with ExitStack() as stack:
+            try:
+                entry.found |= _load(alone, stack)[0].ask("memory", **entry.asked)
+            except ChildError as error:
+                report(f"the memory of {name} could not be measured: {error}")
+    if bench.error and timed:
+        _find_errors(timed, int(facts["latent_dim"]), alone, report)
+    made = {"device": None, "generator": bench.generator, "distance": label, "latent_dim": None, **facts}
+    made |= {"components": bench.components, "rounds": bench.rounds, "tf32": bench.tf32}
+    return {**made, "date": datetime.now(UTC).isoformat(timespec="seconds"), **_summary(floor, entries)}
+
+
+def _checked(bench: MetricBench) -> tuple[dict[str, dict[str, Any]], dict[str, Any], str]:
+    """The requests' arguments by the methods' names, what every process is told to load, and the distance's label.
+
+    Raises:
+        SpecError: see `bench_metric`; every problem at once.
+    """
+    problems: list[str] = []
+    name = bench.generator
+    if not (name in zoo() or names_code(name) or Path(name).exists()):
+        problems.append(f"generator: {name!r} is neither registered nor a file{nearest(name, zoo())}")
+    distance = {"name": bench.distance, **({} if bench.trunk is None else {"trunk": bench.trunk})}
+    label = bench.distance
+    try:
+        adapter: TypeAdapter[DistanceSpec] = TypeAdapter(DistanceSpec)
+        label = adapter.validate_python(distance).label
+    except ValidationError as error:
+        problems += explain(error, ("distance",))
+    device = "cpu"
+    try:
+        device = str(resolve_device(bench.device))
+    except SpecError as error:
+        problems += [problem.removeprefix("resources.") for problem in error.problems]
+    for key in ("points", "components", "threads", "rounds"):
+        number = getattr(bench, key)
+        if number is not None and number < 1:
+            problems.append(f"{key}: must be at least 1, not {number}")
+    if bench.tf32 and not device.startswith("cuda"):
+        problems.append("tf32: only a GPU has it; leave it out, or choose the device cuda")
+    requests: dict[str, dict[str, Any]] = {}
+    for method in bench.methods:
+        try:
+            requests[method] = _parsed(method, device)
+        except ValueError as error:
+            problems.append(f"methods: {error}")
+    if not bench.methods:
+        problems.append(f"methods: at least one is needed, of auto, {', '.join(METHODS)}")
+    if problems:
+        raise SpecError(problems, _SOURCE)
+    setup = {
+        "path": list(search_path),
+        "generator": name,
+        "distance": distance,
+        "device": device,
+        "threads": bench.threads,
+        "points": bench.points,
+        "components": bench.components,
+        "tf32": bench.tf32,
+        "keep_memory": False,
+    }
+    return requests, setup, label
+
+
+def _parsed(name: str, device: str) -> dict[str, Any]:
+    """`method@precision` as the arguments of a request.
+
+    Raises:
+        ValueError: there is none of that name, or it has no such precision.
+    """
+    method, at, precision = name.partition("@")
+    known = ("auto", *METHODS)
+    if method not in known:
+        raise ValueError(f"{method!r} is not one of {', '.join(known)}{nearest(method, known)}")
+    precisions = get_args(Precision)
+    if at and precision not in precisions:
+        raise ValueError(f"{name}: {precision!r} is not one of {', '.join(precisions)}{nearest(precision, precisions)}")
+    if precision == "tf32" and not device.startswith("cuda"):
+        raise ValueError(f"{name}: only a GPU has tf32; use float32, float64 or bfloat16")
+    if precision == "bfloat16" and method in _NO_TANGENTS:
+        raise ValueError(f"{name}: bfloat16 is that of tangents, which {method} has none of; use float32 or float64")
+    return {"method": method, "precision": precision or "float32"}
+
+
+def _load(setup: Mapping[str, Any], stack: ExitStack) -> tuple[Child, dict[str, Any]]:
+    """A process that has loaded the generator and the distance, and its facts; it ends with the stack."""
+    child = Child(_CHILD)
+    stack.callback(child.end)
+    return child, child.ask("load", **setup)
+
+
+def _started(
+    entries: Mapping[str, _Entry],
+    setup: Mapping[str, Any],
+    facts: dict[str, Any],
+    stack: ExitStack,
+    report: Callable[[str], None],
+) -> dict[str, Child]:
+    """A process for the floor and for each method, warmed up one after the other; fills in `facts`.
+
+    Raises:
+        SpecError: what a process was told to load is wrong, as every other would find.
+    """
+    children: dict[str, Child] = {}
+    for name, entry in entries.items():
+        report(f"loading and warming up: {name}")
+        plain = name == _FLOOR or entry.asked["method"] == "backprop"
+        try:
+            children[name], found = _load({**setup, "keep_memory": not plain}, stack)
+            facts |= found
+            if name == _FLOOR:
+                entry.asked = {"batch": children[name].ask("find_floor")["batch"]}
+            else:
+                children[name].ask("warm_up", **entry.asked)
+        except ChildError as error:
+            if error.problems and name not in children:
+                raise SpecError(error.problems, _SOURCE) from error
+            entry.error = str(error)
+            report(f"{name} failed: {error}")
+    return children
+
+
+def _find_errors(
+    entries: Mapping[str, _Entry], latent_dim: int, setup: Mapping[str, Any], report: Callable[[str], None]
+) -> None:
+    """The errors of methods: against float64, or where that would take too long, of their eigenpairs."""
+    if latent_dim > EXACT_UP_TO:
+        for entry in entries.values():
+            residual = max((run["residual"] for run in entry.runs if run["residual"] is not None), default=None)
+            entry.found |= {"relative_error": residual, "error_of": None if residual is None else "residual"}
+        return
+    with ExitStack() as stack:
+        child: Child | None = None
+        for name, entry in entries.items():
+            report(f"error against float64: {name}")
+            try:
+                child = child or _load(setup, stack)[0]  # one for all: H in float64 is computed once
+                entry.found |= child.ask("error", **entry.asked)
+            except ChildError as error:
+                report(f"the error of {name} could not be measured: {error}")
+
+
+def _summary(floor: _Entry, entries: Mapping[str, _Entry]) -> dict[str, Any]:
+    """The part of the result that is made of numbers."""
+    reference = entries.get("backprop", _Entry({})).seconds
+    ratios = {
+        "times_floor": {name: _ratios(entry.seconds, floor.seconds) for name, entry in entries.items()},
+        "speedup": {name: _ratios(reference, entry.seconds) for name, entry in entries.items() if name != "backprop"},
+    }
+    middles = {key: {name: median(each) for name, each in parts.items() if each} for key, parts in ratios.items()}
+    ranges = {key: {name: _range(each) for name, each in parts.items() if each} for key, parts in ratios.items()}
+    return {
+        "methods": {name: _described(entry) for name, entry in entries.items()},
+        "speedup_vs_backprop": middles["speedup"],
+        "speedup_range": ranges["speedup"],
+        "floor_seconds": median(floor.seconds) if floor.seconds else None,
+        "floor_range": _range(floor.seconds),
+        "floor_batch": floor.asked.get("batch"),
+        "times_floor": middles["times_floor"],
+        "times_floor_range": ranges["times_floor"],
+        **({} if floor.error is None else {"floor_error": floor.error}),
+    }
+
+
+def _described(entry: _Entry) -> dict[str, Any]:
+    """A method's entry of the summary."""
+    seconds = entry.seconds
+    last = entry.runs[-1] if seconds else {}
+    certified = [run["certified"] for run in entry.runs] if seconds else []
+    return {
+        "seconds": median(seconds) if seconds else None,
+        "seconds_range": _range(seconds),
+        "relative_error": entry.found.get("relative_error"),
+        "error_of": entry.found.get("error_of"),
+        "peak_memory_bytes": entry.found.get("peak_memory_bytes"),
+        "predicted_memory_bytes": entry.found.get("predicted_memory_bytes"),
+        "method": last.get("method"),
+        "points": min((run["points"] for run in entry.runs), default=None) if seconds else None,
+        "certified": None if None in certified or not certified else all(certified),
+        **({} if entry.error is None else {"error": entry.error}),
+    }
+
+
+def _ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
+    """Of each round; empty where either failed."""
+    return [one / other for one, other in zip(above, below, strict=False)]
+
+
+def _range(values: Sequence[float]) -> list[float] | None:
+    return [min(values), max(values)] if values else None
