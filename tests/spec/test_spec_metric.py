@@ -1,6 +1,7 @@
 """How the metric is computed: what a job may say of it, and one clear sentence for each wrong value."""
 
 import re
+from typing import get_args
 
 import pytest
 import yaml
@@ -8,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pullback.errors import SpecError
-from pullback.metric import methods, precision
+from pullback.metric.methods import METHODS
+from pullback.metric.precision import Precision
 from pullback.spec import JobSpec, MetricSpec, load_job, nearest
 from pullback.spec.words import number_hint, written
 
@@ -63,8 +65,8 @@ def test_a_job_may_name_exactly_the_methods_and_the_precisions_that_there_are():
     def words(key):
         return MetricSpec.model_json_schema()["properties"][key]["enum"]
 
-    assert words("method") == ["auto", *methods.METHODS]
-    assert sorted(words("precision")) == sorted(precision.PRECISIONS)
+    assert words("method") == ["auto", *METHODS]
+    assert sorted(words("precision")) == sorted(get_args(Precision))
 
 
 WRONG = {

@@ -79,10 +79,20 @@ class Distance(nn.Module):
 
         Raises:
             ValueError: the images lie far outside [0, 1], as images in [-1, 1] or [0, 255] do; or there are as many
-                as cannot be paired.
+                as cannot be paired, or they are of different sizes and `size` is not set.
         """
-        _refuse_other_ranges(x)
-        _refuse_other_ranges(y)
+        for images in (x, y):
+            if images.dim() != 4:
+                raise ValueError(
+                    f"images [batch, 3, height, width] are needed, not {list(images.shape)}; "
+                    "a single image is images[None]"
+                )
+            _refuse_other_ranges(images)
+        if self.size is None and x.shape[1:] != y.shape[1:]:
+            raise ValueError(
+                f"images {list(x.shape[1:])} cannot be compared with images {list(y.shape[1:])}; resize them, or set "
+                "the distance's size"
+            )
         if len(x) != len(y) and 1 not in (len(x), len(y)):
             raise ValueError(f"{len(x)} images cannot be paired with {len(y)}: give as many of both, or one of either")
         return self.squared(x, y)

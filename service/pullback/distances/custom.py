@@ -1,19 +1,20 @@
 """A user's own function as a distance: `module:function` in a job.
 
 Of one argument, f(images) -> [batch, m], it is a residual; of two, f(x, y) -> [batch], a squared distance. Which of
-them is read off its signature; whether it gives what it must is looked at whenever it is called.
+them is read off its signature; whether it gives what it must is looked at whenever it is called. A torch module is a
+function as well, of the arguments of its `forward`; it is put into evaluation mode and frozen.
 """
 
 import inspect
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from pullback.distances.base import Distance, ResidualDistance, ScalarDistance
 from pullback.distances.mask import Mask
 from pullback.errors import SpecError
-from pullback.generators.user_code import imported
+from pullback.generators.user_code import imported, weights_told
 from pullback.spec import CustomSpec
 
 
@@ -91,7 +92,8 @@ def _arguments(function: Callable[..., Any], name: str) -> int:
     """
     needed = "f(images) -> [batch, m], or f(x, y) -> [batch], is needed"
     try:
-        parameters = inspect.signature(function).parameters.values()
+        called = function.forward if isinstance(function, nn.Module) else function
+        parameters = inspect.signature(called).parameters.values()
     except (TypeError, ValueError) as error:  # functions written in C have none
         raise SpecError([f"distance.name: the arguments of {name} cannot be told: {error}; {needed}"]) from error
     required = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
@@ -113,5 +115,5 @@ def build(spec: CustomSpec, mask: Mask | None) -> Distance:
     function, source = imported(spec.name, "distance.name")
     kind = ResidualFunction if _arguments(function, spec.name) == 1 else ScalarFunction
     distance = kind(function, spec.name, clamp=spec.clamp, size=spec.size)
-    distance.weights |= source
-    return distance
+    distance.weights |= {**weights_told(function), **source}
+    return distance.eval().requires_grad_(False)

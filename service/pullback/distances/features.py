@@ -15,7 +15,7 @@ from pullback.distances.base import ResidualDistance
 from pullback.distances.mask import Mask
 from pullback.errors import SpecError
 from pullback.generators.base import images_of
-from pullback.generators.user_code import made_by
+from pullback.generators.user_code import made_by, weights_told
 from pullback.spec import FeaturesSpec, nearest
 
 _MOST_LISTED = 60
@@ -176,5 +176,5 @@ def build(spec: FeaturesSpec, mask: Mask | None) -> ResidualDistance:
         distance = FeatureDistance(module, spec.layer, clamp=spec.clamp, size=spec.size, mask=mask)
     except ValueError as error:
         raise SpecError([f"distance.layer: {error}"]) from error
-    distance.weights |= {**dict(getattr(module, "weights", {})), **source}
+    distance.weights |= {**weights_told(module), **source}
     return distance.eval().requires_grad_(False)

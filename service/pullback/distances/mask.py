@@ -34,7 +34,18 @@ class Mask:
 
     @classmethod
     def of_box(cls, top: float, left: float, bottom: float, right: float) -> "Mask":
-        """1 inside a box and 0 outside it; its edges are fractions of the image in [0, 1], whole pixels or not."""
+        """1 inside a box and 0 outside it; its edges are fractions of the image in [0, 1], whole pixels or not.
+
+        Raises:
+            SpecError: it has no area, or lies outside the image.
+        """
+        if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
+            raise SpecError(
+                [
+                    "distance.mask: a box is [top, left, bottom, right] in fractions of the image from 0 to 1, with top "
+                    f"< bottom and left < right; this one is {[top, left, bottom, right]}"
+                ]
+            )
         weights = torch.zeros(3, 3)
         weights[1, 1] = 1
         rows, columns = torch.tensor([[0, top, bottom, 1], [0, left, right, 1]], dtype=torch.float64)
@@ -78,8 +89,12 @@ class Mask:
         if array.dtype.kind not in "biuf":
             raise SpecError([f"distance.mask: numbers in [0, 1] are needed, not {array.dtype}{where}"])
         if array.ndim != 2 or array.size == 0:
-            raise SpecError([f"distance.mask: an array [height, width] is needed, not {list(array.shape)}{where}"])
-        pixels = np.ascontiguousarray(array, dtype="<f4")  # one byte order, for the hash
+            hint = "; a box is a list of four numbers" if array.shape == (4,) and not where else ""
+            raise SpecError(
+                [f"distance.mask: an array [height, width] is needed, not {list(array.shape)}{where}{hint}"]
+            )
+        with np.errstate(over="ignore"):  # what is too large for float32 is refused below
+            pixels = np.ascontiguousarray(array, dtype="<f4")  # one byte order, for the hash
         if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
             raise SpecError(
                 [

@@ -34,8 +34,8 @@ def load_distance(
             residual, or f(x, y) -> [batch], a squared distance, of images in [0, 1].
         device: `auto`, `cpu`, `cuda` or a torch device.
         mask: how much each place of the image counts, in [0, 1]: a tensor or array [height, width], the path of one
-            (`.npy`), or a box [top, left, bottom, right] in fractions of the image. Nothing is renormalised: the
-            metrics of a mask m and of 1 − m add up to the whole metric.
+            (`.npy`), a box [top, left, bottom, right] in fractions of the image, or a `Mask`. Nothing is
+            renormalised: the metrics of a mask m and of 1 − m add up to the whole metric.
         options: as in a job's `distance`: `trunk`, `input_range` (lpips), `module`, `layer` (features; for a module
             that you hold, use `FeatureDistance(module, layer)`), `clamp`, `size`.
 
@@ -45,15 +45,15 @@ def load_distance(
         PullbackError: your own code failed.
     """
     adapter: TypeAdapter[DistanceSpec] = TypeAdapter(DistanceSpec)
-    pixels = isinstance(mask, torch.Tensor | np.ndarray)
-    given = {} if pixels or mask is None else {"mask": str(mask) if isinstance(mask, Path) else mask}
+    pixels, made = isinstance(mask, torch.Tensor | np.ndarray), isinstance(mask, Mask)
+    given = {} if pixels or made or mask is None else {"mask": str(mask) if isinstance(mask, Path) else mask}
     source = f"load_distance({name!r})"
     try:
         spec = adapter.validate_python({"name": name, **given, **options})
     except ValidationError as error:
         raise SpecError(explain(error, ("distance",)), source) from error
     try:
-        return build_distance(spec, device, Mask.of_array(mask) if pixels else None)
+        return build_distance(spec, device, Mask.of_array(mask) if pixels else mask if made else None)
     except SpecError as error:
         raise SpecError(error.problems, source) from error
 

@@ -7,7 +7,7 @@ Leaves to others what the function must give (`zoo`, and the distances).
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,15 @@ def imported(name: str, key: str) -> tuple[Callable[..., Any], dict[str, str]]:
         raise SpecError([f"{key}: the module {module_name} has no function {function_name!r}{hint}"])
     source = getattr(module, "__file__", None)
     return function, {} if source is None else {f"{module_name} (source)": sha256_of(Path(source))}
+
+
+def weights_told(made: Any) -> dict[str, str]:
+    """The SHA-256 of weight files, by name, that a user's object tells in its `weights`; none where that is no mapping.
+
+    A module of the user's own may well call a parameter or a method so.
+    """
+    told = getattr(made, "weights", None)
+    return {str(name): str(digest) for name, digest in told.items()} if isinstance(told, Mapping) else {}
 
 
 def made_by(name: str, key: str) -> tuple[nn.Module, dict[str, str]]:

@@ -1,5 +1,6 @@
 """Generators by name: the registered ones, a user's checkpoint, or a user's own factory."""
 
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -10,10 +11,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from pullback.errors import SpecError, WeightsError
+from pullback.errors import PullbackError, SpecError, WeightsError
 from pullback.generators import dcgan
 from pullback.generators.checks import check_generator
-from pullback.generators.user_code import made_by
+from pullback.generators.user_code import made_by, weights_told
 from pullback.generators.weights import locate, sha256_of
 from pullback.spec import names_code, nearest
 
@@ -111,5 +112,10 @@ def _from_factory(name: str) -> nn.Module:
     generator, source = made_by(name, "generator.name")
     if getattr(generator, "name", None) is None:
         generator.name = name  # type: ignore[assignment]
-    generator.weights = {**dict(getattr(generator, "weights", {})), **source}  # type: ignore[assignment]
+    if not isinstance(getattr(generator, "weights", {}), Mapping):
+        raise PullbackError(
+            f"the generator of {name} has `weights` that are {type(generator.weights).__name__}; that attribute is for "
+            "the SHA-256 of each weight file by its name, call yours otherwise"
+        )
+    generator.weights = {**weights_told(generator), **source}  # type: ignore[assignment]
     return generator.eval().requires_grad_(False)

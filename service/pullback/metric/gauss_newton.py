@@ -8,7 +8,7 @@ construction.
 import torch
 from torch import Tensor
 
-BLOCK = 8192
+BLOCK = 2048
 """Features multiplied at once."""
 
 

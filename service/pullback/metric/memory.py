@@ -31,7 +31,7 @@ GIB = 2**30
 _DENSE = 9
 """Matrices n × n that live at once: H, its symmetric part, the eigenvectors, LAPACK's copy and workspace, or the
 certificate's products; measured as peak memory for n = 1500 to 3000."""
-_FIXED = 16 * 2**20
+_FIXED = 14 * 2**20
 """Buffers of the mathematical libraries, whatever the sizes."""
 _MOST_IMAGES = 32
 """Codes × tangents at once on a CPU: its cores are full with fewer, and more only takes memory."""

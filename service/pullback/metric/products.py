@@ -156,7 +156,7 @@ def difference_product(squared: Squared, z: Tensor, *, relative_step: float = 1e
         round-off adds about 1e-7 / relative_step, relatively.
     """
     typical = float(z.numel()) ** 0.5
-    length = float(z.norm())
+    length = float(z.detach().norm())
     radius = relative_step * (length if length >= _SMALL * typical else typical)
 
     def multiply(vectors: Tensor) -> Tensor:
