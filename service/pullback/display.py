@@ -60,9 +60,11 @@ def plan_table(plan: "Plan", console: Console) -> None:
     """`pullback plan`."""
     layout, fit = plan.layout, plan.fit
     seconds = plan.seconds
+    asked = plan.job.metric.method
     rows = {
         "sweep": f"{plan.job.name} ({plan.sweep_id})",
-        "metric": f"{plan.job.generator.name} under {plan.job.distance.label}, {plan.job.metric.method}",
+        "metric": f"{plan.job.generator.name} under {plan.job.distance.label}",
+        "method": plan.method if asked == plan.method else f"{plan.method} (the choice of {asked})",
         "samples": f"{layout.samples} codes of n = {layout.latent_dim}, {layout.components} eigenpairs kept of each",
         "shards": f"{layout.shards} of {layout.shard_size} samples",
         "workers": f"{plan.workers} on {plan.device}, each {fit.batch} codes × {fit.tangents} tangents at once",
@@ -97,6 +99,7 @@ def sweep_dict(sweep: "Sweep") -> dict[str, Any]:
         "quarantine_reasons": sweep.reasons(),
         "generator": provenance["generator"],
         "distance": provenance["distance"],
+        "method": provenance["method"],
         "latent_dim": sweep.layout.latent_dim,
         "components": sweep.layout.components,
         "shards": sweep.layout.shards,

@@ -25,7 +25,6 @@ MEGABYTE = 2**20
 OWN = """
 import os
 import signal
-import torch
 from toy_generators import Smooth
 
 class Talkative(Smooth):
@@ -39,8 +38,6 @@ def talkative():
 def killed():
     os.kill(os.getpid(), signal.SIGKILL)
 """
-
-
 SETTINGS = {
     "distance": {"name": "mse"}, "device": "cpu", "threads": None, "points": 3, "components": None, "tf32": False,
     "keep_memory": False,
@@ -202,7 +199,6 @@ def test_passes_that_are_not_timed_are_counted(monkeypatch):
 
 def test_a_pass_covers_every_code_once():
     toy, seen = measurements(), []
-    toy.latent_dim = 6
     toy.generator.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
     toy._passes(4, 2)()
     assert seen == [4, 2]
@@ -290,12 +286,8 @@ def test_only_our_methods_keep_freed_memory_and_only_while_they_are_timed(here):
     assert kept == [False, True, False, True, False] + 4 * [False] + [False]
 
 
-def test_every_key_is_there_and_the_ratios_are_those_of_the_seconds(here):
+def test_every_method_has_every_key_and_the_ratios_are_those_of_the_seconds(here):
     found, lines = compare("gauss_newton", "backprop", "lanczos@float64", components=2)
-    assert set(found) >= {
-        "device", "generator", "distance", "latent_dim", "threads", "date", "versions", "methods",
-        "speedup_vs_backprop", "floor_seconds", "floor_batch", "times_floor",
-    }  # fmt: skip
     for name, entry in found["methods"].items():
         assert set(entry) == {
             "seconds", "seconds_range", "relative_error", "error_of", "peak_memory_bytes", "predicted_memory_bytes",

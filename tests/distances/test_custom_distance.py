@@ -67,6 +67,47 @@ def test_a_function_in_the_working_directory_is_found(user_module):
     assert load_distance("their_distances:mine", device="cpu").residual(some_images(1)).shape == (2, 108)
 
 
+NOISY = """
+import torch
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(108, 50), torch.nn.Dropout(0.5))
+        self.weights = {told}
+    def forward(self, {arguments}):
+        return {value}
+net = Net()
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value", "kind"),
+    [
+        ("images", "self.inner(images)", ResidualDistance),
+        ("x, y", "(self.inner(x) - self.inner(y)).square().sum(dim=1)", ScalarDistance),
+    ],
+)
+def test_a_torch_module_is_a_function_of_its_arguments_in_evaluation_mode(user_module, arguments, value, kind):
+    source = NOISY.format(told={"net.pth": "abc"}, arguments=arguments, value=value)
+    user_module(source)
+    distance = load_distance("their_distances:net", device="cpu")
+    x, y = some_images(1), some_images(2)
+    assert isinstance(distance, kind)
+    assert distance(x, x).tolist() == [0, 0]
+    assert bool((distance(x, y) > 0).all())
+    assert torch.equal(distance(x, y), distance(x, y))
+    assert not any(parameter.requires_grad for parameter in distance.parameters())
+    assert distance.weights == {
+        "net.pth": "abc",
+        "their_distances (source)": hashlib.sha256(source.encode()).hexdigest(),
+    }
+
+
+def test_a_modules_parameter_may_be_called_weights(user_module):
+    user_module(NOISY.format(told="torch.nn.Parameter(torch.ones(1))", arguments="x", value="self.inner(x)"))
+    assert list(load_distance("their_distances:net", device="cpu").weights) == ["their_distances (source)"]
+
+
 WRONG_VALUES = {
     "a residual of images": ("images", r"\[2, 3, 6, 6\]", r"a residual \[2, m\] of real numbers"),
     "a residual of the batch as a whole": ("images.flatten()", r"\[216\]", r"a residual \[2, m\]"),

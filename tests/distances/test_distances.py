@@ -69,6 +69,23 @@ def test_numbers_of_images_that_cannot_be_paired_are_refused():
         Mse()(some_images(1, batch=2), some_images(2, batch=3))
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_an_image_without_its_batch_is_refused(swapped):
+    pair = (some_images(1)[0], some_images(2)[0])
+    with pytest.raises(ValueError, match=r"not \[3, 6, 6\]; a single image is images\[None\]"):
+        Mse()(*pair)
+    with pytest.raises(ValueError, match=r"images \[batch, 3, height, width\] are needed, not \[3, 6, 6\]"):
+        Mse()(*((some_images(1), pair[1]) if swapped else (pair[0], some_images(2))))
+
+
+@pytest.mark.parametrize("distance", [Mse(), Ssim()])
+def test_images_of_different_sizes_are_compared_only_where_they_are_resized(distance):
+    x, y = some_images(1, size=16), some_images(2, size=12)
+    with pytest.raises(ValueError, match=r"images \[3, 16, 16\] cannot be compared with images \[3, 12, 12\]; resize"):
+        distance(x, y)
+    assert bool((type(distance)(size=16)(x, y) > 0).all())
+
+
 @pytest.mark.parametrize("distance", DISTANCES.values(), ids=DISTANCES)
 @pytest.mark.parametrize(
     ("generator", "condition"),

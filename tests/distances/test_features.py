@@ -334,3 +334,9 @@ def test_a_factory_that_gives_no_layer_is_refused(user_module, source, kind, tol
     user_module(source)
     with pytest.raises(kind, match=told):
         load_distance("features", module="their_features:make", layer="0", device="cpu")
+
+
+def test_a_modules_parameter_may_be_called_weights(user_module):
+    user_module(WEIGHTED.replace('{"net.pth": "abc"}', "torch.nn.Parameter(torch.ones(1))"))
+    distance = load_distance("features", module="their_features:make", layer="0", device="cpu")
+    assert list(distance.weights) == ["their_features (source)"]

@@ -163,6 +163,34 @@ def test_a_box_of_a_job_needs_no_hash():
     assert torch.allclose(distance.mask.at(2, 2), torch.tensor([[1.0, 1], [0, 0]], dtype=torch.float64))
 
 
+def test_a_mask_that_is_already_made_is_taken_as_it_is():
+    made = Mask.of_box(0, 0, 0.5, 1)
+    assert load_distance("mse", mask=made, device="cpu").mask is made
+    with pytest.raises(SpecError, match=r"distance\.mask: where small_distances:brightness looks is not known"):
+        load_distance("small_distances:brightness", mask=made, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "edges",
+    [
+        (0.5, 0, 0.5, 1),
+        (0.6, 0, 0.5, 1),
+        (0, 1, 1, 1),
+        (0, 0, 2, 1),
+        (-0.1, 0, 1, 1),
+        (0, 0, 1, float("inf")),
+        (float("nan"), 0, 1, 1),
+    ],
+)
+def test_a_box_without_an_area_or_outside_the_image_is_refused(edges):
+    with pytest.raises(SpecError, match=r"distance\.mask: a box is .* top < bottom and left < right; this one is \["):
+        Mask.of_box(*edges)
+
+
+def test_a_box_far_smaller_than_a_pixel_still_has_its_area():
+    assert float(Mask.of_box(0.5, 0.5, 0.5 + 1e-6, 1).at(4, 4).sum()) == pytest.approx(16 * 0.5e-6)
+
+
 @pytest.mark.weights
 def test_a_masks_hash_stands_beside_those_of_the_weights(lpips_alex):
     distance = load_distance("lpips", mask=np.eye(4), device="cpu")
@@ -180,6 +208,7 @@ WRONG_ARRAYS = {
     "complex": (np.array([[1j]]), "numbers in [0, 1] are needed, not complex128"),
     "colours": (np.ones((3, 4, 4)), "an array [height, width] is needed, not [3, 4, 4]"),
     "a box as an array": (np.array([0, 0, 1, 1.0]), "an array [height, width] is needed, not [4]"),
+    "beyond single precision": (np.array([[0.5, 1e300]]), "these go from 0.5 to inf"),
     "nothing": (np.ones((0, 3)), "an array [height, width] is needed, not [0, 3]"),
     "a number": (np.array(0.5), "an array [height, width] is needed, not []"),
 }
@@ -197,6 +226,11 @@ def test_an_array_that_is_no_mask_is_refused(tmp_path, monkeypatch, array, probl
     assert problem in found.replace(" (in wrong.npy)", "")
     assert ("(in wrong.npy)" in found) == in_file
     assert str(caught.value).startswith("load_distance('mse'): 1 problem")
+
+
+def test_a_box_in_an_array_is_told_how_to_be_written():
+    with pytest.raises(SpecError, match=r"not \[4\]; a box is a list of four numbers"):
+        load_distance("mse", mask=torch.tensor([0.0, 0, 1, 1]), device="cpu")
 
 
 def test_truth_values_whole_numbers_and_short_floats_are_weights():

@@ -191,6 +191,12 @@ THEIR_FAULTS = {
     "a factory that raises": ("def make(): 1 / 0", PullbackError, "their_code:make failed: ZeroDivisionError"),
     "a factory with arguments": ("def make(x): pass", PullbackError, "their_code:make failed: TypeError: .*argument"),
     "a factory of something else": ("def make(): return 3", PullbackError, "gave int; it must give a torch.nn.Module"),
+    "a module whose weights are no hashes": (
+        "import torch\nclass Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.weights = torch.nn.Parameter(torch.ones(1))\nmake = Net",
+        PullbackError,
+        "generator of their_code:make has `weights` that are Parameter; that attribute is for the SHA-256",
+    ),
     "a module without a latent size": (
         "import torch\ndef make(): return torch.nn.Linear(3, 3)",
         PullbackError,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pullback.distances import load_distance
 from pullback.metric.backprop import backprop_metric
 from pullback.metric.gauss_newton import metric_from_jacobian
-from pullback.metric.jacobian import derivative_at, feature_map, jacobian
+from pullback.metric.jacobian import by_forward_mode, feature_map, jacobian
 from toy_generators import Classes, Smooth
 
 MSE = load_distance("mse", device="cpu").double()
@@ -28,7 +28,7 @@ def draw(*shape, seed=0):
 def by_jacobian(generator, distance, z, condition=None):
     """2JᵀJ [n, n] in float64."""
     features = feature_map(generator, distance, condition)
-    return metric_from_jacobian(jacobian(derivative_at(features, z[None]), z[None], 16))[0]
+    return metric_from_jacobian(jacobian(by_forward_mode(features, z[None]), z[None], 16))[0]
 
 
 @pytest.mark.parametrize("distance", [MSE, SSIM])

@@ -9,6 +9,7 @@ from odd_generators import Constant
 from torch import nn
 
 from pullback.distances import ScalarDistance, load_distance
+from pullback.metric.backprop import backprop_metric
 from pullback.metric.jacobian import feature_map
 from pullback.metric.linearize import Linearization
 from pullback.metric.products import (
@@ -189,31 +190,50 @@ def test_products_keep_the_dtype_of_the_code(make):
     assert float((found - exact).norm() / exact.norm()) < (1e-3 if make is differences else 1e-6)
 
 
-class _OfFirstOrder(ScalarDistance):
-    """A distance whose derivative has no derivative that torch knows."""
+class _Cubes(ScalarDistance):
+    """A distance by an operator whose derivative torch cannot differentiate, `_cdist_backward`."""
 
-    name = "of first order"
+    name = "cubes"
 
     def between(self, x, y):
-        return (_Cubed.apply((x - y).flatten(1)) ** 2).sum(dim=1)
+        moved = (1 + x - y).flatten(1)
+        return torch.cdist(moved[:, None], 0 * moved[:, None], p=3).flatten() ** 3
 
 
-class _Cubed(torch.autograd.Function):
+class _Squares(ScalarDistance):
+    """MSE by a Function whose second derivative its author forgot."""
+
+    name = "squares"
+
+    def between(self, x, y):
+        return _Squared.apply((x - y).flatten(1)).mean(dim=1)
+
+
+class _Squared(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
         ctx.save_for_backward(x)
-        return x**3
+        return x**2
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):
-        return 3 * ctx.saved_tensors[0] ** 2 * gradient
+        return 2 * ctx.saved_tensors[0] * gradient
 
 
-def test_a_distance_without_a_second_derivative_is_an_error_and_not_a_zero():
-    product = double_backward(frozen(Smooth()), _OfFirstOrder(), draw(6))
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+@pytest.mark.parametrize(("distance", "message"), [(_Cubes(), "not implemented"), (_Squares(), "once_differentiable")])
+def test_a_distance_without_a_second_derivative_is_an_error_and_not_a_zero(distance, message):
+    product = double_backward(frozen(Smooth()), distance, draw(6))
+    with pytest.raises(RuntimeError, match=message):
         product(draw(2, 6, seed=1))
+    with pytest.raises(RuntimeError, match=message):
+        backprop_metric(frozen(Smooth()), distance, draw(6))
+
+
+def test_differences_of_gradients_do_without_a_second_derivative():
+    generator, z, directions = frozen(Smooth()), draw(6), draw(2, 6, seed=1)
+    found = differences(generator, _Squares(), z)(directions)
+    torch.testing.assert_close(found, differences(generator, MSE, z)(directions), rtol=1e-9, atol=0)
 
 
 def test_the_squared_distance_is_zero_at_its_own_code_and_the_distance_elsewhere():

@@ -42,8 +42,8 @@ class Mask:
         if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
             raise SpecError(
                 [
-                    "distance.mask: a box is [top, left, bottom, right] in fractions of the image from 0 to 1, with top "
-                    f"< bottom and left < right; this one is {[top, left, bottom, right]}"
+                    "distance.mask: a box is [top, left, bottom, right] in fractions of the image from 0 to 1, with "
+                    f"top < bottom and left < right; this one is {[top, left, bottom, right]}"
                 ]
             )
         weights = torch.zeros(3, 3)

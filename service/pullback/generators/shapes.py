@@ -8,6 +8,7 @@ Invariants: the weights depend on the seed alone (up to round-off, which another
 global random state is as before; images of standard normal codes differ visibly from code to code.
 """
 
+import math
 from typing import TypeVar
 
 import torch
@@ -25,6 +26,9 @@ _BEFORE_TANH = 0.5
 """Standard deviation of the values that enter a tanh: lively, and seldom where it is flat."""
 _AROUND_MEAN = 0.08
 """Standard deviation of an FC6 image's values around the mean colour: nothing bounds them, and few may leave [0, 1]."""
+_AT_MOST = 0.35
+"""The most by which an FC6 image's value may differ from the mean colour, for the codes that set the contrast: where
+values are spread over a wide range, this bound decides and not `_AROUND_MEAN`."""
 
 _TINY_BIGGAN = Layout(((True, 4, 4), (True, 4, 2), (True, 2, 1)), 2, channel_width=8, z_dim=8, num_classes=10)
 
@@ -74,10 +78,24 @@ def _biggan(name: str, seed: int, layout: Layout, codes: int) -> BigGanDeep:
         assert isinstance(norm, Norm)
         norm.running_vars[:], norm.running_means[:] = torch.var_mean(inputs[0], dim=(0, 2, 3))
 
+    def set_sharpness(layer: nn.Module, inputs: tuple[Tensor, ...], made: Tensor) -> Tensor:
+        # logits of order 1: sharper attention is all but zero nearly everywhere, in numbers too small to be normal,
+        # which a CPU multiplies a hundred times slower
+        assert isinstance(layer, nn.Conv2d)
+        factor = layer.out_channels**-0.25 / made.std()
+        layer.weight.mul_(factor)
+        scaled: Tensor = made * factor
+        return scaled
+
     # A norm is measured just before it acts, so that one pass through the network sets all of them.
     hooks = [
         layer.register_forward_pre_hook(set_statistics) for layer in generator.modules() if isinstance(layer, Norm)
     ]
+    for layer in generator.modules():
+        if isinstance(layer, SelfAttention):
+            hooks += [
+                part.register_forward_hook(set_sharpness) for part in (layer.snconv1x1_theta, layer.snconv1x1_phi)
+            ]
     z = torch.randn(codes, generator.latent_dim, generator=stream)
     _set_contrast(generator, generator.conv_to_rgb, z, _BEFORE_TANH)
     for hook in hooks:
@@ -104,11 +122,11 @@ def _deepsim(
         assert layer.bias is not None
         layer.bias.zero_()
     z = torch.randn(codes, latent_dim, generator=stream)
-    _set_contrast(generator, layers[-1], z, 255 * _AROUND_MEAN)
+    _set_contrast(generator, layers[-1], z, 255 * _AROUND_MEAN, 255 * _AT_MOST)
     return _ready(generator, name, seed)
 
 
-def _set_contrast(generator: nn.Module, last: nn.Module, z: Tensor, wanted: float) -> None:
+def _set_contrast(generator: nn.Module, last: nn.Module, z: Tensor, wanted: float, at_most: float = math.inf) -> None:
     """Give what leaves the last convolution, for these codes [batch, n], mean 0 and the wanted standard deviation.
 
     Args:
@@ -116,14 +134,16 @@ def _set_contrast(generator: nn.Module, last: nn.Module, z: Tensor, wanted: floa
         last: its last convolution, whose bias must be 0 so far.
         z: the codes.
         wanted: the standard deviation over codes, colours and pixels, in the units of the last convolution.
+        at_most: what no value may exceed in absolute value; it goes before the standard deviation.
     """
 
     def rescale(layer: nn.Module, inputs: tuple[Tensor, ...], images: Tensor) -> None:
         assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
         assert layer.bias is not None
-        factor = wanted / images.std()
+        mean = images.mean((0, 2, 3))
+        factor = min(wanted / float(images.std()), at_most / float((images - mean[:, None, None]).abs().max()))
         layer.weight.mul_(factor)
-        layer.bias.copy_(-factor * images.mean((0, 2, 3)))
+        layer.bias.copy_(-factor * mean)
 
     hook = last.register_forward_hook(rescale)
     generator(z)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pullback.distances.base import Distance
-from pullback.metric.products import squared_map
+from pullback.metric.products import differentiable_gradients, squared_map
 
 
 def backprop_metric(generator: nn.Module, distance: Distance, z: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -27,11 +27,11 @@ def backprop_metric(generator: nn.Module, distance: Distance, z: Tensor, conditi
         H [n, n] as computed, symmetric up to round-off, in z's dtype and on its device.
 
     Raises:
-        RuntimeError: the distance cannot be differentiated twice.
+        RuntimeError: something in the distance or the generator cannot be differentiated twice.
     """
     squared = squared_map(generator, distance, z, condition)
     with torch.enable_grad():
         code = z.detach().clone()[None].requires_grad_()
-        (gradient,) = torch.autograd.grad(squared(code).sum(), code, create_graph=True)
-        rows = [torch.autograd.grad(entry, code, retain_graph=True)[0][0] for entry in gradient[0]]
+        (gradient,) = differentiable_gradients(squared, code)
+        rows = [torch.autograd.grad(entry, code, retain_graph=True)[0][0] for entry in gradient]
     return torch.stack(rows)

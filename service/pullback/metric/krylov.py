@@ -247,7 +247,7 @@ class _Search:
         self._decomposed = space.size
         self._scale = float(self._values.abs().max())
         errors = space.errors(self._values[: self._k], self._coefficients[: self._k])
-        self._residuals = errors.norm(dim=1) / (self._scale or 1.0)
+        self._residuals = (errors / (self._scale or 1.0)).norm(dim=1)  # whose squares may underflow undivided
         if self._stalled():
             self._reachable = 2 * float(self._residuals.max())
         unfinished = self._residuals > self._reachable

@@ -7,20 +7,26 @@ a distance) has been multiplied together beforehand, at the size of the codes an
 
 Invariants: the tangent of a value of shape s is [chunk, *s]; it is the sum of the value's terms, each a slot of
 the tape times a constant; a slot is written once. What no rule is known for is differentiated by `torch.func.jvp`.
+A derivative is right or there is none: a traced value that gets where its operations are not seen raises
+`Untraceable`, and so does a tensor that is written after the tape has read it.
 Leaves to others: the rules of single operations (`tangent_rules`), and the proof that a derivative is right
 (`certificate`, which compares it with reverse mode and with differences).
 """
 
+import sys
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten
 from torch.utils.weak import WeakTensorKeyDictionary
 
 
-class Untraceable(Exception):
+class Untraceable(Exception):  # noqa: N818 - it says what the map is, and no user sees it
     """The map does something that a tape cannot hold; `torch.func.jvp` may still be able to differentiate it."""
 
 
@@ -35,6 +41,12 @@ class Term:
         """The term, multiplied by another constant."""
         return Term(self.slot, factor if self.factor is None else self.factor * factor)
 
+    def within(self, mask: Tensor) -> "Term":
+        """As `times`, and zero where the mask is, though the term be infinite there: it is hidden."""
+        if self.factor is None:
+            return self.times(mask)
+        return Term(self.slot, torch.where(mask == 0, mask, self.factor * mask))
+
 
 @dataclass(frozen=True)
 class Step:
@@ -46,7 +58,6 @@ class Step:
         constants: tensors that do not depend on the tangents; None stays None.
         outputs: the slots that it writes.
         last: inputs that no later step reads.
-        exact: the dtype in which it must be computed, whatever that of the tangents; None where any will do.
     """
 
     apply: Callable[..., Any]
@@ -54,29 +65,39 @@ class Step:
     constants: tuple[Tensor | None, ...]
     outputs: tuple[int, ...]
     last: tuple[int, ...] = ()
-    exact: torch.dtype | None = None
 
 
 class Traced(Tensor):
-    """A primal value that knows the terms of its tangent."""
+    """A value that knows the terms of its tangent, and stands for an ordinary tensor, its primal value.
+
+    What is not an operation that `__torch_function__` sees (a look at its memory, a transform of `torch.func`) would
+    lose the tangent, and is refused.
+    """
 
     tape: "Tape"
+    primal: Tensor
     terms: tuple[Term, ...]
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Every torch operation on a traced value comes here."""
-        from pullback.metric.tangent_rules import trace  # which needs this module
+        return _trace(func, args, kwargs or {})
 
-        return trace(func, args, kwargs or {})
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, *_: Any, **__: Any) -> Any:  # type: ignore[override]
+        """What comes here has come past `__torch_function__`."""
+        raise Untraceable(f"`{func}` is done to a value that depends on the latent code where it cannot be followed")
 
 
 def plain(value: Any) -> Any:
     """A traced value as an ordinary tensor; everything else as it is."""
-    if not isinstance(value, Traced):
-        return value
-    with torch._C.DisableTorchFunctionSubclass():
-        return value.as_subclass(Tensor)  # type: ignore[arg-type]
+    return value.primal if isinstance(value, Traced) else value
+
+
+def storage_of(value: Tensor) -> int:
+    """The address of the memory that a value, or a traced value's primal value, looks at."""
+    primal: Tensor = plain(value)
+    return primal.untyped_storage().data_ptr()
 
 
 class Tape:
@@ -86,14 +107,35 @@ class Tape:
         steps: in the order in which they run.
         shapes: of the value that each slot's tangent belongs to.
         made_by: what is worth remembering of how a slot was made, for rules that see two operations as one.
-        viewed: storages that several values look at, so that none of them may be written into.
     """
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
         self.shapes: list[torch.Size] = []
         self.made_by: dict[int, Any] = {}
-        self.viewed: set[int] = set()
+        self._read: list[tuple[weakref.ref[Tensor], int]] = []
+        self._views: dict[int, list[weakref.ref[Tensor]]] = {}
+
+    def read(self, value: Tensor, version: int) -> None:
+        """Remember that the tape may hold an ordinary tensor as it now is."""
+        self._read.append((weakref.ref(value), version))
+
+    def check_unwritten(self) -> None:
+        """Raise `Untraceable` if what the tape holds was written after it was read."""
+        for reference, version in self._read:
+            value = reference()
+            if value is not None and value._version != version:
+                raise Untraceable("a tensor is written into after an operation has read it")
+
+    def view(self, address: int, *values: Tensor) -> None:
+        """Remember that values look at the same memory."""
+        self._views.setdefault(address, []).extend(weakref.ref(value) for value in values)
+
+    def viewed(self, value: Traced) -> bool:
+        """Whether others look at the value's memory."""
+        address = storage_of(value)
+        others = [reference() for reference in self._views.get(address, ())]
+        return any(o is not None and o is not value and storage_of(o) == address for o in others)
 
     def slot(self, shape: torch.Size) -> int:
         """A slot that nothing has written yet."""
@@ -102,8 +144,8 @@ class Tape:
 
     def wrap(self, value: Tensor, terms: Sequence[Term]) -> Traced:
         """A primal value with the terms of its tangent."""
-        traced: Traced = Tensor._make_subclass(Traced, value.detach())  # type: ignore[assignment]
-        traced.tape, traced.terms = self, tuple(terms)
+        traced: Traced = Tensor._make_subclass(Traced, value)
+        traced.tape, traced.primal, traced.terms = self, value, tuple(terms)
         return traced
 
     def emit(
@@ -120,7 +162,7 @@ class Tape:
 
     def whole(self, value: Traced) -> int:
         """The slot that holds the value's tangent in full; a step that adds its terms up where there is none yet."""
-        shape, terms = plain(value).shape, value.terms
+        shape, terms = value.primal.shape, value.terms
         if len(terms) == 1 and terms[0].factor is None and self.shapes[terms[0].slot] == shape:
             return terms[0].slot
         # those of full size first: the others can then be added in place
@@ -153,6 +195,114 @@ def combine(tangents: Sequence[Tensor], factors: Sequence[Tensor | None], shape:
     return total
 
 
+_ABOUT = (int, bool, str, type(None), torch.Size, torch.dtype, torch.device, torch.layout)
+"""What an operation may tell of a value without a tangent of its own: its shape, a comparison, ..."""
+
+
+def _trace(func: Any, args: Any, kwargs: Any) -> Any:
+    """The value of an operation of which some inputs are traced, with its tangent's terms where it has any."""
+    from pullback.metric.tangent_rules import differentiate  # which needs this module
+
+    if _in_custom_function():
+        raise Untraceable("a torch.autograd.Function has a derivative of its own")
+    name = _name(func)
+    if _writes(func, kwargs):
+        return _written(func, name, args, kwargs)
+    with torch._C.DisableTorchFunctionSubclass(), torch.no_grad():
+        sources: list[Tensor] = []
+        plain_args, plain_kwargs = _plainly(args, sources), _plainly(kwargs, sources)
+        versions = [plain(source)._version for source in sources]
+        result = func(*plain_args, **plain_kwargs)
+        if isinstance(result, _ABOUT):
+            return result
+        leaves = [result] if isinstance(result, Tensor) else tree_flatten(result)[0]
+        if any(leaf.is_complex() if isinstance(leaf, Tensor) else not isinstance(leaf, _ABOUT) for leaf in leaves):
+            raise Untraceable(f"`{name}` makes something else of a value that depends on the latent code than a tensor")
+        inputs = [source for source in sources if isinstance(source, Traced)]
+        tape = inputs[0].tape
+        for source, version in zip(sources, versions, strict=True):
+            if plain(source)._version != version:
+                raise Untraceable(f"`{name}` writes into what it is given")
+            tape.read(plain(source), version)
+        if not any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in leaves):
+            return result  # flags, masks, indices
+        made = differentiate(tape, func, name, args, kwargs, inputs, result)
+        for value in _tensors(made):
+            address = storage_of(value)
+            sharing = [source for source in sources if storage_of(source) == address]
+            if sharing:
+                tape.view(address, value, *sharing)
+        return made
+
+
+def _plainly(tree: Any, found: list[Tensor]) -> Any:
+    """Arguments with plain tensors in place of traced ones; all tensors are added to those found.
+
+    As pytree's `tree_map`, which takes longer than most operations on a single code.
+    """
+    if isinstance(tree, Tensor):
+        found.append(tree)
+        return plain(tree)
+    if type(tree) in (tuple, list):
+        return type(tree)([_plainly(item, found) for item in tree])
+    if type(tree) is dict:
+        return {key: _plainly(item, found) for key, item in tree.items()}
+    return tree
+
+
+def _name(func: Any) -> str:
+    """The operation's name: `add` for torch.add, Tensor.add and Tensor.__add__, `T` for the property of that name."""
+    name = str(getattr(func, "__name__", ""))
+    if name == "__get__":
+        name = str(getattr(getattr(func, "__self__", None), "__name__", ""))
+    return name.strip("_") if name.startswith("__") else name
+
+
+_APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
+
+
+def _in_custom_function() -> bool:
+    """Whether a `torch.autograd.Function` is being applied, whose derivative need not be that of its operations."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code is not Linearization.__init__.__code__:
+        if frame.f_code is _APPLY:
+            return True
+        frame = frame.f_back
+    return False
+
+
+_IN_PLACE = {"__iadd__": "add", "__isub__": "sub", "__imul__": "mul", "__itruediv__": "div", "__ipow__": "pow"}
+
+
+def _writes(func: Any, kwargs: Any) -> bool:
+    name = str(getattr(func, "__name__", ""))
+    single = name.endswith("_") and not name.startswith("_")
+    return single or name in _IN_PLACE or name in ("__setitem__", "__set__") or kwargs.get("inplace") is True
+
+
+def _written(func: Any, name: str, args: Any, kwargs: Any) -> Any:
+    """An operation in place, as the one that makes a new value, which then takes the place of the old."""
+    target = args[0]
+    if kwargs.get("inplace"):
+        pure: Any = func
+        kwargs = {**kwargs, "inplace": False}
+    else:
+        pure = getattr(Tensor, _IN_PLACE.get(func.__name__, name.rstrip("_")), None)
+    if not isinstance(target, Traced) or not callable(pure) or target.tape.viewed(target):
+        raise Untraceable(f"`{name}` writes into a tensor that others look at")
+    result = _trace(pure, args, kwargs)
+    if not isinstance(result, Traced) or result.primal.shape != target.primal.shape:
+        raise Untraceable(f"`{name}` does not give its tensor a new value")
+    target.primal, target.terms = result.primal.to(target.primal.dtype), result.terms
+    return target
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    """The tensors of a result, traced or not."""
+    leaves = [tree] if isinstance(tree, Tensor) else tree_flatten(tree)[0]
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+
 class Linearization:
     """The derivative of a map at latent codes.
 
@@ -165,19 +315,21 @@ class Linearization:
         value: the features at z [batch, m].
 
     Raises:
-        Untraceable: the map leaves the tape: it writes into a part of a tensor, takes numbers out of one, ...
+        Untraceable: the map leaves the tape: it writes into a part of a tensor, takes numbers out of one, has a
+            derivative of its own (`torch.autograd.Function`), ...
     """
 
     def __init__(self, features: Callable[[Tensor], Tensor], z: Tensor, dtype: torch.dtype | None = None) -> None:
         tape = Tape()
         with torch.no_grad():
-            result = features(tape.wrap(z, [Term(tape.slot(z.shape))]))
-        if not isinstance(result, Traced):
-            raise Untraceable("the features do not depend on the latent code by operations that can be followed")
-        self.value: Tensor = plain(result)
-        self.dtype = dtype or z.dtype
-        self._output = tape.whole(result)
-        self._steps = [_cast(step, self.dtype) for step in _needed(tape.steps, self._output)]
+            result = features(tape.wrap(z.detach(), [Term(tape.slot(z.shape))]))
+            if not isinstance(result, Traced):
+                raise Untraceable("the features do not depend on the latent code by operations that can be followed")
+            tape.check_unwritten()
+            self.value: Tensor = result.primal
+            self.dtype = dtype or z.dtype
+            self._output = tape.whole(result)
+            self._steps = [_cast(step, self.dtype) for step in _needed(tape.steps, self._output)]
 
     def push(self, tangents: Tensor) -> Tensor:
         """J applied to tangents [chunk, batch, n]; [chunk, batch, m], in the dtype of the primal values."""
@@ -187,10 +339,7 @@ class Linearization:
                 given = [held[slot] for slot in step.inputs]
                 for slot in step.last:
                     del held[slot]
-                if step.exact is not None and step.exact != self.dtype:
-                    result = step.apply(*[tangent.to(step.exact) for tangent in given], *step.constants)
-                else:
-                    result = step.apply(*given, *step.constants)
+                result = step.apply(*given, *step.constants)
                 del given
                 results = result if len(step.outputs) > 1 else (result,)
                 held.update(zip(step.outputs, (tangent.to(self.dtype) for tangent in results), strict=True))
@@ -208,22 +357,27 @@ def _needed(steps: Sequence[Step], output: int) -> list[Step]:
     return kept[::-1]
 
 
+def state_of(tensor: Tensor) -> tuple[Any, ...]:
+    """What changes when a tensor is written into, moved or cast; not when it is written through its `data`."""
+    return tensor._version, tensor.data_ptr(), tensor.dtype, tensor.device
+
+
 _casts: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 def _cast(step: Step, dtype: torch.dtype) -> Step:
     """The step with its constants in a dtype; those of weights, which outlive the tape, are kept."""
-    if step.exact is not None or all(c is None or c.dtype == dtype for c in step.constants):
+    if all(c is None or c.dtype == dtype for c in step.constants):
         return step
     return replace(step, constants=tuple(None if c is None else _cast_once(c, dtype) for c in step.constants))
 
 
 def _cast_once(constant: Tensor, dtype: torch.dtype) -> Tensor:
-    if not constant.is_floating_point():
+    if not constant.is_floating_point() or constant.dtype == dtype:
         return constant
-    known = _casts.get(constant)
-    if known is None or known[0] != (dtype, constant._version):
-        known = ((dtype, constant._version), constant.to(dtype))
+    key = (dtype, *state_of(constant))
+    known: tuple[Any, Tensor] | None = _casts.get(constant)  # type: ignore[no-untyped-call]
+    if known is None or known[0] != key:
+        known = (key, constant.to(dtype))
         _casts[constant] = known
-    result: Tensor = known[1]
-    return result
+    return known[1]

@@ -108,8 +108,8 @@ class Fit:
         """
         if self.batch == self.tangents == 1:
             raise MemoryPlanError(
-                "one code with one tangent at a time does not fit into the memory that is left. What was computed "
-                "before is kept. Close what else uses the device, lower distance.size, or take a device with more memory"
+                "one code with one tangent at a time does not fit into the memory that is left. What was stored "
+                "before is kept. Close what else uses the device, lower distance.size, or take a larger device"
             ) from error
         if self.batch > 1:
             return replace(self, batch=self.batch // 2)

@@ -120,7 +120,7 @@ def double_backward_product(squared: Squared, z: Tensor, *, chunk: int = CHUNK) 
         chunk: vectors multiplied at once; the graph's memory grows with it.
 
     Raises:
-        RuntimeError: the distance cannot be differentiated twice.
+        RuntimeError: something in the distance or the generator cannot be differentiated twice.
     """
     kept: tuple[Tensor, Tensor] | None = None
 
@@ -130,11 +130,34 @@ def double_backward_product(squared: Squared, z: Tensor, *, chunk: int = CHUNK) 
             if kept is None or len(kept[0]) != len(vectors):
                 kept = None  # the old graph goes before the new one comes
                 codes = z.detach().repeat(len(vectors), 1).requires_grad_()
-                (gradients,) = torch.autograd.grad(squared(codes).sum(), codes, create_graph=True)
-                kept = codes, gradients
+                kept = codes, differentiable_gradients(squared, codes)
             return torch.autograd.grad(kept[1], kept[0], vectors, retain_graph=True)[0]
 
     return _in_chunks(multiply, chunk)
+
+
+def differentiable_gradients(squared: Squared, codes: Tensor) -> Tensor:
+    """∂ d²(z0, ·)/∂z at codes [batch, n] that require gradients, [batch, n], with its graph.
+
+    Raises:
+        RuntimeError: the graph goes through an `autograd.Function` that is `once_differentiable`. Asked for the
+            gradient of such a gradient in given inputs, torch leaves the Function out and says nothing: H would be 0.
+    """
+    distances = squared(codes)
+    # torch marks where such a Function was only if what comes back to it requires a gradient itself
+    ones = torch.ones_like(distances).requires_grad_()
+    (gradients,) = torch.autograd.grad(distances, codes, ones, create_graph=True)
+    open_nodes, seen = [gradients.grad_fn], {gradients.grad_fn}
+    while open_nodes:
+        node = open_nodes.pop()
+        if node is None:
+            continue
+        if node.name() == "torch::autograd::Error":
+            raise RuntimeError("d² has no second derivative: an autograd.Function in it is once_differentiable")
+        fresh = {following for following, _ in node.next_functions} - seen
+        seen |= fresh
+        open_nodes.extend(fresh)
+    return gradients
 
 
 def difference_product(squared: Squared, z: Tensor, *, relative_step: float = 1e-3, chunk: int = CHUNK) -> Product:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from pullback.metric.linearize import Tape, Term, Traced, plain
+from pullback.metric.linearize import Tape, Term, Traced, state_of
 
 Call = Callable[[Tensor, Tensor], Tensor]
 """Merged tangents [chunk · batch, ...] and a kernel to their convolution."""
@@ -46,20 +46,20 @@ def weighted(
     func: Callable[..., Tensor], value: Traced, args: Sequence[Any], kwargs: dict[str, Any], result: Tensor
 ) -> list[Term] | None:
     """The terms of a convolution's or a linear layer's tangent; None where the value has no batch axis."""
-    if plain(value).dim() < 2:
-        return None
     names = ("weight", "bias", "stride", "padding")
     transposed = ("output_padding", "groups", "dilation")
     later = transposed if "transpose" in func.__name__ else ("dilation", "groups")
     options = {**dict(zip((*names, *later), args, strict=False)), **kwargs}
     weight: Tensor = options.pop("weight")
     options.pop("bias", None)
+    if value.primal.dim() < max(2, weight.dim()):
+        return None
     tape, slot, call, kernel = value.tape, value.tape.whole(value), None, weight
     small = tape.made_by.get(slot)
     if func.__name__ == "conv2d" and isinstance(small, Doubling) and _plain_square(weight, options):
         slot, kernel, call = small.source, _doubled(weight), _of_doubled(small.shape, options)
     elif func.__name__ == "conv_transpose2d":
-        found = _transposed(plain(value), weight, options)
+        found = _transposed(value.primal, weight, options)
         call, kernel = found or (None, weight)
     if call is None:
         call = _directly(func, options)
@@ -80,11 +80,18 @@ def _directly(func: Callable[..., Tensor], options: dict[str, Any]) -> Call:
 
 def _merged(call: Call) -> Callable[[Tensor, Tensor], Tensor]:
     """A call on [chunk · batch, ...] as one on [chunk, batch, ...]."""
-    return lambda t, kernel: call(t.flatten(0, 1), kernel).unflatten(0, t.shape[:2])
+
+    def merged(t: Tensor, kernel: Tensor) -> Tensor:
+        made = call(t.flatten(0, 1), kernel)
+        return made.view(*t.shape[:2], *made.shape[1:])
+
+    return merged
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    return tuple(value) if isinstance(value, tuple | list) else (value, value)
+def _pair(value: Any) -> tuple[Any, Any]:
+    """A number, or a sequence of one or two, as two."""
+    given = tuple(value) if isinstance(value, tuple | list) else (value,)
+    return given[0], given[-1]
 
 
 def _transposed(x: Tensor, weight: Tensor, options: dict[str, Any]) -> tuple[Call, Tensor] | None:
@@ -151,8 +158,8 @@ def _doubled(weight: Tensor) -> Tensor:
 def _added_taps(weight: Tensor, _: int) -> Tensor:
     """A 3 × 3 kernel [out, in, 3, 3] for images doubled by nearest neighbours, as phases [4 · out, in, 2, 2].
 
-    Row 2j of the doubled image's convolution reads rows 2j − 1, 2j, 2j + 1 of it, which are rows j − 1, j, j of the small
-    one; row 2j + 1 reads rows j, j, j + 1.
+    Row 2j of the doubled image's convolution reads rows 2j − 1, 2j, 2j + 1 of it, which are rows j − 1, j, j of the
+    small one; row 2j + 1 reads rows j, j, j + 1.
     """
     even = torch.tensor([[1.0, 0, 0], [0, 1, 1]]).to(weight)
     odd = torch.tensor([[1.0, 1, 0], [0, 0, 1]]).to(weight)
@@ -182,10 +189,9 @@ _kernels: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 def _kept(weight: Tensor, stride: int, rearrange: Callable[[Tensor, int], Tensor]) -> Tensor:
     """The rearranged kernel, made once for as long as the weight lives and is not written into."""
-    key = (stride, rearrange.__name__, weight._version)
-    known = _kernels.get(weight)
+    key = (stride, rearrange, *state_of(weight))
+    known: tuple[Any, Tensor] | None = _kernels.get(weight)  # type: ignore[no-untyped-call]
     if known is None or known[0] != key:
         known = (key, rearrange(weight, stride))
         _kernels[weight] = known
-    kernel: Tensor = known[1]
-    return kernel
+    return known[1]

@@ -205,9 +205,7 @@ SHARD_ARRAYS: tuple[ArraySchema, ...] = (
     _certificate("trace_share", "share of the trace that the kept eigenvalues carry"),
     _certificate("probe_error", "relative deviation of the derivative from differences along a random direction"),
     _certificate("product_error", "relative deviation of the metric from the product of its Jacobian"),
-    _certificate(
-        "column_error", "largest relative deviation of a Jacobian column from reverse mode"
-    ),
+    _certificate("column_error", "largest relative deviation of a Jacobian column from reverse mode"),
     _certificate("precision_error", "relative error of the derivative against float64, measured at one code"),
     ArraySchema(
         "products", ("sample",), "int64", "vectors multiplied with the metric by an iterative method", "1", fill=-1

@@ -70,6 +70,11 @@ def existing_store(path: Path, provenance: dict[str, Any]) -> SweepStore | None:
     if is_vacant(path):
         return None
     store = SweepStore.open(path)
+    if store.provenance.get("format") != FORMAT:
+        raise StoreError(
+            f"{path} holds a sweep of another version of Pullback (format {store.provenance.get('format')}; this one "
+            f"writes {FORMAT}), which cannot be gone on with. It was not touched. Give this job another `store`"
+        )
     if store.provenance.get("sweep_id") != provenance["sweep_id"]:
         changed = _differences(store.provenance.get("identity", {}), provenance["identity"])
         raise StoreError(
@@ -94,11 +99,15 @@ def _differences(there: dict[str, Any], here: dict[str, Any], path: str = "") ->
         mine, theirs = here.get(key, _DEFAULT), there.get(key, _DEFAULT)
         name = f"{path}.{key}" if path else key
         if isinstance(mine, dict) or isinstance(theirs, dict):
-            found += _differences(*({} if side is _DEFAULT else side for side in (theirs, mine)), name)
+            found += _differences(_without_default(theirs), _without_default(mine), name)
         elif mine != theirs:
             shown = ["the default" if side is _DEFAULT else repr(side) for side in (theirs, mine)]
             found.append(f"{name.removeprefix('spec.')} ({shown[0]} there, {shown[1]} here)")
     return found
+
+
+def _without_default(side: Any) -> dict[str, Any]:
+    return side if isinstance(side, dict) else {}
 
 
 _DEFAULT: Any = object()
