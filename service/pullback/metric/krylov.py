@@ -285,7 +285,7 @@ class _Search:
         """Whether copies of a wanted eigenvalue were overlooked: none were, it is open, or some of them were.
 
         Krylov vectors of d random ones contain d vectors of every eigenspace. So doubt arises only where d values
-        agree, up to what their residuals let pass for equal, and matters only where smaller values are wanted too.
+        agree, up to what the tolerance lets pass for equal, and matters only where smaller values are wanted too.
         Then a Krylov sequence of random vectors orthogonal to all that is known goes on until its largest Ritz value
         would be larger, were there another copy: by Kuczyński & Woźniakowski (SIAM J. Matrix Anal. Appl. 13, 1992),
         after q steps from one random vector it is within a share ε of the largest eigenvalue but for a probability of
@@ -294,7 +294,7 @@ class _Search:
         space, wanted, d = self._space, self._values[: self._k], self._drawn
         if space.size == self._n or d >= self._k:
             return "none"
-        near = max(4 * float(self._residuals.max()) * self._scale, 10 * self._block**0.5 * space.noise())
+        near = max(2 * self._reachable * self._scale, 10 * self._block**0.5 * space.noise())
         smallest = wanted[d - 1 :]
         doubtful = smallest[(wanted[: self._k - d + 1] - smallest <= near) & (smallest > wanted[-1] + near)]
         if len(doubtful) == 0:
@@ -302,11 +302,11 @@ class _Search:
         if self._chain is None or space.size == self._chain:
             return "some"
         part = space.projected[self._chain :, self._chain :]
-        values = torch.linalg.eigvalsh((part + part.T) / 2)
-        lowest, sought = min(0.0, float(values[0])), float(doubtful[-1]) - near
-        share = 1.0 if sought <= lowest else 1 - (float(values[-1]) - lowest) / (sought - lowest)
-        if share <= 0:
+        largest = float(torch.linalg.eigvalsh((part + part.T) / 2)[-1])
+        lowest, sought = min(0.0, float(self._values[-1])), float(doubtful[-1]) - near
+        if largest >= sought:
             return "some"
+        share = (sought - largest) / max(sought - lowest, sought - largest)
         width = min(self._block, space.size - self._chain)
         steps = (space.size - self._chain) / width
         # logarithms, since a small share of a wide block would overflow

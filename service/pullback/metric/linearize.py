@@ -113,19 +113,17 @@ class Tape:
         self.steps: list[Step] = []
         self.shapes: list[torch.Size] = []
         self.made_by: dict[int, Any] = {}
-        self._read: list[tuple[weakref.ref[Tensor], int]] = []
+        self._read: list[tuple[Tensor, int]] = []
         self._views: dict[int, list[weakref.ref[Tensor]]] = {}
 
     def read(self, value: Tensor, version: int) -> None:
-        """Remember that the tape may hold an ordinary tensor as it now is."""
-        self._read.append((weakref.ref(value), version))
+        """Remember that the tape depends on an ordinary tensor as it was."""
+        self._read.append((value, version))
 
     def check_unwritten(self) -> None:
-        """Raise `Untraceable` if what the tape holds was written after it was read."""
-        for reference, version in self._read:
-            value = reference()
-            if value is not None and value._version != version:
-                raise Untraceable("a tensor is written into after an operation has read it")
+        """Raise `Untraceable` if what the tape depends on was written after it was read."""
+        if any(value._version != version for value, version in self._read):
+            raise Untraceable("a tensor is written into after an operation has read it")
 
     def view(self, address: int, *values: Tensor) -> None:
         """Remember that values look at the same memory."""
@@ -203,8 +201,8 @@ def _trace(func: Any, args: Any, kwargs: Any) -> Any:
     """The value of an operation of which some inputs are traced, with its tangent's terms where it has any."""
     from pullback.metric.tangent_rules import differentiate  # which needs this module
 
-    if _in_custom_function():
-        raise Untraceable("a torch.autograd.Function has a derivative of its own")
+    if torch.compiler.is_compiling() or _in_custom_function():
+        raise Untraceable("a torch.autograd.Function, or what is compiled, has a derivative of its own")
     name = _name(func)
     if _writes(func, kwargs):
         return _written(func, name, args, kwargs)
@@ -223,15 +221,17 @@ def _trace(func: Any, args: Any, kwargs: Any) -> Any:
         for source, version in zip(sources, versions, strict=True):
             if plain(source)._version != version:
                 raise Untraceable(f"`{name}` writes into what it is given")
-            tape.read(plain(source), version)
-        if not any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in leaves):
-            return result  # flags, masks, indices
-        made = differentiate(tape, func, name, args, kwargs, inputs, result)
+            if not isinstance(source, Traced):
+                tape.read(source, version)
+        smooth = any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in leaves)  # no mask or index
+        made = differentiate(tape, func, name, args, kwargs, inputs, result) if smooth else result
         for value in _tensors(made):
             address = storage_of(value)
             sharing = [source for source in sources if storage_of(source) == address]
             if sharing:
                 tape.view(address, value, *sharing)
+                if not isinstance(value, Traced):  # a way to write into a primal value unseen
+                    tape.read(value, value._version)
         return made
 
 

@@ -31,7 +31,7 @@ GIB = 2**30
 _DENSE = 9
 """Matrices n × n that live at once: H, its symmetric part, the eigenvectors, LAPACK's copy and workspace, or the
 certificate's products; measured as peak memory for n = 1500 to 3000."""
-_FIXED = 14 * 2**20
+_FIXED = 2 * 2**20
 """Buffers of the mathematical libraries, whatever the sizes."""
 _MOST_IMAGES = 32
 """Codes × tangents at once on a CPU: its cores are full with fewer, and more only takes memory."""
@@ -79,7 +79,8 @@ class Footprint:
         pushing = batch * (self.recorded + tangents * self.pushed)
         pulling = batch * self.reverse * (1 if whole else tangents)
         block = batch * n * min(BLOCK, self.features) * 8 if whole else 0
-        return _FIXED + self.scratch + rows + max(pushing, pulling, block + _DENSE * batch * n**2 * 8)
+        # the largest weights belong to small activations: their copies are gone where a tangent is at its widest
+        return _FIXED + rows + max(self.scratch, pushing, pulling, block + _DENSE * batch * n**2 * 8)
 
 
 @dataclass(frozen=True)

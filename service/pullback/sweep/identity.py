@@ -89,7 +89,8 @@ def _without_paths(spec: dict[str, Any]) -> dict[str, Any]:
     generator = {**spec["generator"], "weights": None}
     if Path(generator["name"]).is_file():
         generator["name"] = Path(generator["name"]).name
-    return {**spec, "generator": generator}
+    distance = {key: value for key, value in spec["distance"].items() if key != "mask" or not isinstance(value, str)}
+    return {**spec, "generator": generator, "distance": distance}
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any], path: str = "") -> list[str]:
