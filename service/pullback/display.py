@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pullback.sweep.run import Progress as SweepProgress
 
 _LINE_SECONDS = 5.0
+_STEADY = 1.5
+"""Times of the same work differ by a smaller factor than this on a machine that does nothing else."""
 
 
 def out() -> Console:
@@ -264,6 +266,9 @@ def _bench_notes(name: str, entry: Mapping[str, Any]) -> list[str]:
         return [f"failed: {entry['error']}"]
     notes = [] if entry["method"] == name.partition("@")[0] else [f"it used {entry['method']}"]
     notes += ["not every metric passed its certificate"] if entry["certified"] is False else []
+    least, most = entry["seconds_range"]
+    if most > _STEADY * least:
+        notes.append(f"its times differ by a factor of {most / least:.2g}; measure again while nothing else runs")
     of = {"eigenvalues": "its error is that of the eigenvalues", "residual": "its error is the residual of eigenpairs"}
     return [*notes, *([of[entry["error_of"]]] if entry["error_of"] in of else [])]
 

@@ -81,6 +81,7 @@ def test_progress_goes_to_standard_error(compared):
 def test_the_table_says_the_same(compared):
     result = json.loads(json.dumps(compared[0]))
     result["methods"]["auto"] = {**result["methods"]["gauss_newton"], "certified": False, "error_of": "eigenvalues"}
+    result["methods"]["backprop"]["seconds_range"] = [1.0, 1.8]
     result["methods"]["lanczos"] = dict.fromkeys(result["methods"]["backprop"]) | {"error": "it [broke]"}
     written = io.StringIO()
     display.bench_table(result, Console(file=written, width=100))
@@ -97,6 +98,8 @@ def test_the_table_says_the_same(compared):
     assert "lanczos: failed: it [broke]" in text
     for note in ("it used gauss_newton", "not every metric passed its", "its error is that of the eigenvalues"):
         assert f"auto: {note}" in text
+    assert "backprop: its times differ by a factor of 1.8; measure again" in text
+    assert "gauss_newton: " not in text  # nothing needs to be said about it
     assert result["device"] in text
 
 

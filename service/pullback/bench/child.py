@@ -307,6 +307,9 @@ class Measurements:
         return time.perf_counter() - began
 
 
+_MMAP_THRESHOLD = -3  # the parameter's number in glibc's malloc.h
+
+
 def peak_memory(work: Callable[[], object], device: torch.device) -> int:
     """The most memory that a piece of work takes beyond what is held before, in bytes; on a CPU, of the process."""
     gc.collect()
@@ -319,7 +322,9 @@ def peak_memory(work: Callable[[], object], device: torch.device) -> int:
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
     with suppress(OSError, AttributeError):  # another system's library
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        library = ctypes.CDLL("libc.so.6")
+        library.mallopt(_MMAP_THRESHOLD, 2**17)  # what is freed goes back at once: resident is what is in use
+        library.malloc_trim(0)
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew (proc(5))
         before = _resident("VmRSS")
