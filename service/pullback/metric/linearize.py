@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
 
@@ -107,9 +107,11 @@ class Tape:
         steps: in the order in which they run.
         shapes: of the value that each slot's tangent belongs to.
         made_by: what is worth remembering of how a slot was made, for rules that see two operations as one.
+        ended: whether the map has returned; what it kept of its traced values are constants from then on.
     """
 
     def __init__(self) -> None:
+        self.ended = False
         self.steps: list[Step] = []
         self.shapes: list[torch.Size] = []
         self.made_by: dict[int, Any] = {}
@@ -204,11 +206,15 @@ def _trace(func: Any, args: Any, kwargs: Any) -> Any:
     if torch.compiler.is_compiling() or _in_custom_function():
         raise Untraceable("a torch.autograd.Function, or what is compiled, has a derivative of its own")
     name = _name(func)
+    sources: list[Tensor] = []
+    plain_args, plain_kwargs = _plainly(args, sources), _plainly(kwargs, sources)
+    inputs = [source for source in sources if isinstance(source, Traced)]
+    if any(value.tape.ended for value in inputs):
+        args, kwargs = tree_map(lambda leaf: plain(leaf) if _ended(leaf) else leaf, (args, kwargs))
+        return func(*args, **kwargs)
     if _writes(func, kwargs):
         return _written(func, name, args, kwargs)
     with torch._C.DisableTorchFunctionSubclass(), torch.no_grad():
-        sources: list[Tensor] = []
-        plain_args, plain_kwargs = _plainly(args, sources), _plainly(kwargs, sources)
         versions = [plain(source)._version for source in sources]
         result = func(*plain_args, **plain_kwargs)
         if isinstance(result, _ABOUT):
@@ -216,8 +222,9 @@ def _trace(func: Any, args: Any, kwargs: Any) -> Any:
         leaves = [result] if isinstance(result, Tensor) else tree_flatten(result)[0]
         if any(leaf.is_complex() if isinstance(leaf, Tensor) else not isinstance(leaf, _ABOUT) for leaf in leaves):
             raise Untraceable(f"`{name}` makes something else of a value that depends on the latent code than a tensor")
-        inputs = [source for source in sources if isinstance(source, Traced)]
         tape = inputs[0].tape
+        if any(value.tape is not tape for value in inputs):
+            raise Untraceable("a derivative is taken within another")
         for source, version in zip(sources, versions, strict=True):
             if plain(source)._version != version:
                 raise Untraceable(f"`{name}` writes into what it is given")
@@ -233,6 +240,10 @@ def _trace(func: Any, args: Any, kwargs: Any) -> Any:
                 if not isinstance(value, Traced):  # a way to write into a primal value unseen
                     tape.read(value, value._version)
         return made
+
+
+def _ended(value: Any) -> bool:
+    return isinstance(value, Traced) and value.tape.ended
 
 
 def _plainly(tree: Any, found: list[Tensor]) -> Any:
@@ -322,8 +333,11 @@ class Linearization:
     def __init__(self, features: Callable[[Tensor], Tensor], z: Tensor, dtype: torch.dtype | None = None) -> None:
         tape = Tape()
         with torch.no_grad():
-            result = features(tape.wrap(z.detach(), [Term(tape.slot(z.shape))]))
-            if not isinstance(result, Traced):
+            try:
+                result = features(tape.wrap(z.detach(), [Term(tape.slot(z.shape))]))
+            finally:
+                tape.ended = True
+            if not isinstance(result, Traced) or result.tape is not tape:
                 raise Untraceable("the features do not depend on the latent code by operations that can be followed")
             tape.check_unwritten()
             self.value: Tensor = result.primal
