@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from pullback.metric.jacobian import by_forward_mode, derivative_at
-from pullback.metric.linearize import Linearization, Term, Untraceable, combine, plain
+from pullback.metric.linearize import Linearization, Tape, Term, Untraceable, combine, plain, storage_of
 
 
 class Straight(torch.autograd.Function):
@@ -282,6 +282,49 @@ def test_a_tape_lets_go_of_the_values_whose_tangents_do_not_need_them():
     gc.collect()
     assert [value() for value in values] == [None, None, None]
     assert linearization.value.shape == (2, 5)
+
+
+def test_a_value_that_was_given_new_memory_looks_at_the_old_no_more():
+    tape = Tape()
+    shared = draw(3).clone()
+    first, second = tape.wrap(shared, []), tape.wrap(shared.view(3, 1), [])
+    tape.view(storage_of(first), first, second)
+    assert tape.viewed(first)
+    assert tape.viewed(second)
+    first.primal = draw(3).clone()
+    assert not tape.viewed(second)
+
+
+def test_what_a_network_keeps_of_a_derivative_is_a_constant_to_the_next():
+    """As an activation that a hook has kept, or a state that goes from pass to pass."""
+    kept = []
+
+    def network(z):
+        x = z.sin() * (kept[-1] if kept else 1)
+        x = torch.stack([x, *kept[-1:]]).sum(0)
+        kept.append(x.cos())
+        return x
+
+    for _ in range(3):
+        z, before = draw(2, CODE), len(kept)
+        found = Linearization(network, z).push(draw(3, 2, CODE))
+        last = plain(kept[before - 1]) if before else 1
+        torch.testing.assert_close(found, z.cos() * last * draw(3, 2, CODE), rtol=1e-12, atol=1e-12)
+    later = kept[-1] + 1
+    assert type(later) is torch.Tensor
+
+
+def test_a_derivative_within_another_is_refused():
+    def network(z):
+        return z + Linearization(lambda inner: inner * z, torch.ones_like(z)).value
+
+    with pytest.raises(Untraceable, match="within another"):
+        Linearization(network, draw(2, CODE))
+
+
+def test_the_value_has_no_graph_though_the_code_has():
+    z = draw(2, CODE).clone().requires_grad_()
+    assert not Linearization(lambda z: z, z).value.requires_grad
 
 
 def test_terms_of_any_shape_add_up_to_their_broadcast_sum():
