@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -118,6 +118,7 @@ def test_all_that_is_there_is_used_where_there_is_plenty(known_sizes):
 
 @settings(max_examples=50)
 @given(st.integers(SIZES.bytes(1, 1), SIZES.bytes(16, 64) * 2), st.integers(1, 20))
+@example(387262976, 3)  # enough for 3 codes with 4 tangents, and not with 5
 def test_every_choice_keeps_within_its_budget_and_leaves_no_larger_batch_out(budget, codes):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory, "footprint", lambda generator, distance: SIZES)

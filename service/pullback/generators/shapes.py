@@ -57,7 +57,7 @@ def fc6(seed: int = 0) -> DeepSim:
 
 def fc6_tiny(seed: int = 0) -> DeepSim:
     """Every kind of layer of the DeePSiM generator, few and thin: codes [batch, 64], images [batch, 3, 32, 32]."""
-    return _deepsim("fc6-tiny", seed, 64, 4, ((8, 16), (8,), (3,)), _MANY)
+    return _deepsim("fc6-tiny", seed, 64, 8, ((16, 16), (8,), (3,)), _MANY)
 
 
 @torch.no_grad()
@@ -141,7 +141,8 @@ def _set_contrast(generator: nn.Module, last: nn.Module, z: Tensor, wanted: floa
         assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
         assert layer.bias is not None
         mean = images.mean((0, 2, 3))
-        factor = min(wanted / float(images.std()), at_most / float((images - mean[:, None, None]).abs().max()))
+        around = images - mean[:, None, None]
+        factor = min(wanted / float(around.std()), at_most / float(around.abs().max()))
         layer.weight.mul_(factor)
         layer.bias.copy_(-factor * mean)
 

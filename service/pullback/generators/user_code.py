@@ -1,10 +1,12 @@
 """A user's own code, which a job names as `module:function`.
 
 It is imported as `python -m` would import it, the working directory included, and the hash of its source is handed
-on with it: code decides numbers as weights do, so an edited function is another generator or distance.
+on with it: code decides numbers as weights do, so an edited function is another generator or distance. Of a module in
+a package, that is the hash of the whole package folder: modules there make use of each other.
 Leaves to others what the function must give (`zoo`, and the distances).
 """
 
+import hashlib
 import importlib
 import sys
 from collections.abc import Callable, Mapping
@@ -26,8 +28,8 @@ def imported(name: str, key: str) -> tuple[Callable[..., Any], dict[str, str]]:
         key: the key of the job that holds the name, for messages (`generator.name`).
 
     Returns:
-        The function, and the SHA-256 of its module's source file by the name `<module> (source)`; no hash where the
-        module has no file.
+        The function, and the SHA-256 of its source by the name `<module> (source)`: of the module's file, or of all
+        modules in its folder where that is a package; no hash where the module has no file.
 
     Raises:
         SpecError: there is no such module, or no such function in it.
@@ -48,7 +50,14 @@ def imported(name: str, key: str) -> tuple[Callable[..., Any], dict[str, str]]:
         hint = nearest(function_name, [key for key, value in vars(module).items() if callable(value)])
         raise SpecError([f"{key}: the module {module_name} has no function {function_name!r}{hint}"])
     source = getattr(module, "__file__", None)
-    return function, {} if source is None else {f"{module_name} (source)": sha256_of(Path(source))}
+    return function, {} if source is None else {f"{module_name} (source)": _source_hash(Path(source))}
+
+
+def _source_hash(path: Path) -> str:
+    if not (path.parent / "__init__.py").is_file():
+        return sha256_of(path)
+    lines = [f"{file.name} {sha256_of(file)}\n" for file in sorted(path.parent.glob("*.py"))]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def weights_told(made: Any) -> dict[str, str]:

@@ -285,7 +285,9 @@ class _Search:
         """Whether copies of a wanted eigenvalue were overlooked: none were, it is open, or some of them were.
 
         Krylov vectors of d random ones contain d vectors of every eigenspace. So doubt arises only where d values
-        agree, up to what the tolerance lets pass for equal, and matters only where smaller values are wanted too.
+        agree, each with the next up to what the tolerance lets pass for equal: the vectors of a cluster that is a few
+        tolerances wide have converged, too, before they are told apart. It matters only where smaller values are
+        wanted too.
         Then a Krylov sequence of random vectors orthogonal to all that is known goes on until its largest Ritz value
         would be larger, were there another copy: by Kuczyński & Woźniakowski (SIAM J. Matrix Anal. Appl. 13, 1992),
         after q steps from one random vector it is within a share ε of the largest eigenvalue but for a probability of
@@ -296,7 +298,7 @@ class _Search:
             return "none"
         near = max(2 * self._reachable * self._scale, 10 * self._block**0.5 * space.noise())
         smallest = wanted[d - 1 :]
-        doubtful = smallest[(wanted[: self._k - d + 1] - smallest <= near) & (smallest > wanted[-1] + near)]
+        doubtful = smallest[(wanted[: self._k - d + 1] - smallest <= d * near) & (smallest > wanted[-1] + near)]
         if len(doubtful) == 0:
             return "none"
         if self._chain is None or space.size == self._chain:

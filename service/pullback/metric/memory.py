@@ -308,12 +308,15 @@ def _choices(
         batches = _halvings(max(1, min(codes, most // n)))  # the tangents of one code fill it, unless n is small
     else:
         most, batches = 256, _halvings(min(codes, 64))
+    few = min(4, n)
     pairs = []
     for chosen in [batch] if batch else batches:
-        for width in [tangents] if tangents else _halvings(max(1, min(n, most // chosen))):
+        widest = max(1, min(n, most // chosen))
+        widths = {*_halvings(widest), min(few, widest)}
+        for width in [tangents] if tangents else sorted(widths, reverse=True):
             pairs.append((chosen, width))
     # fewer codes rather than fewer than 4 tangents, which share what is done once a code
-    roomy = [pair for pair in pairs if pair[0] == 1 or pair[1] >= min(4, n) or batch or tangents]
+    roomy = [pair for pair in pairs if pair[0] == 1 or pair[1] >= few or batch or tangents]
     return roomy or pairs
 
 
