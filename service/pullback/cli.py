@@ -281,8 +281,9 @@ def bench_metric(
     generator: Annotated[str, typer.Option(help="A registered name, a checkpoint's path, or module:factory.")],
     distance: Annotated[str, typer.Option(help="A distance's name, or module:function.")] = "lpips",
     trunk: Annotated[str | None, typer.Option(help="LPIPS's feature network: alex, vgg or squeeze.")] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Pixels to which images are resized first.")] = None,
     methods: Annotated[
-        str, typer.Option(help="With commas between; each may have a precision: gauss_newton@bfloat16.")
+        str, typer.Option(help="With commas between, as `gauss_newton@bfloat16,arpack`: any of a job, and arpack.")
     ] = "gauss_newton,backprop",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     points: Annotated[int, typer.Option(min=1, help="Latent codes in a timed run.")] = 4,
@@ -300,6 +301,7 @@ def bench_metric(
         generator=generator,
         distance=distance,
         trunk=trunk,
+        size=size,
         methods=[name.strip() for name in methods.split(",") if name.strip()],
         device=device,
         points=points,

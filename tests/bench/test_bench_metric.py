@@ -12,8 +12,11 @@ import pytest
 import torch
 
 from pullback.bench import child as child_module
+from pullback.bench import machine as machine_module
 from pullback.bench import metric as metric_module
-from pullback.bench.child import BATCHES, Measurements, peak_memory
+from pullback.bench.baselines import arpack_pairs
+from pullback.bench.child import BATCHES, Measurements
+from pullback.bench.machine import peak_memory
 from pullback.bench.metric import MetricBench, _Entry, _summary, bench_metric
 from pullback.bench.processes import Child, ChildError, sentence_of
 from pullback.errors import PullbackError, SpecError
@@ -90,15 +93,16 @@ def test_ratios_are_those_of_times_of_the_same_round():
 
 def test_every_problem_is_told_before_a_process_starts(monkeypatch):
     monkeypatch.setattr(metric_module, "Child", None)  # starting one would fail otherwise
-    methods = ("gaus_newton", "lanczos@bfloat61", "backprop@bfloat16", "auto@tf32")
+    methods = ("gaus_newton", "lanczos@bfloat61", "backprop@bfloat16", "auto@tf32", "arpack")
     bench = MetricBench("dcgan-face", distance="lpisp", methods=methods, device="cpu", points=0, tf32=True)
     with pytest.raises(SpecError) as raised:
         bench_metric(bench)
-    assert len(raised.value.problems) == 8
+    assert len(raised.value.problems) == 9
     told = "\n".join(raised.value.problems)
     for hint in ("dcgan-faces", "lpips", "gauss_newton", "bfloat16"):
         assert f"did you mean '{hint}'?" in told
     assert "points: must be at least 1, not 0" in told
+    assert "components: arpack finds some of the eigenpairs, never all; say how many" in told
     assert "backprop has none of" in told
 
 
@@ -148,6 +152,19 @@ def test_the_error_of_a_method_without_a_matrix_is_that_of_its_eigenvalues():
     assert found["relative_error"] < 1e-4
     toy._exact = 1.01 * toy._exact
     assert toy.error("lanczos", "float32")["relative_error"] == pytest.approx(0.01 / 1.01, rel=0.05)
+
+
+def test_arpack_finds_the_pairs_that_ours_finds_and_tells_their_residual():
+    toy = measurements(components=3)
+    run = toy.run("arpack", "float32")
+    assert (run["points"], run["method"], run["certified"]) == (2, "arpack", None)
+    assert 0 < run["residual"] < 1e-5
+    assert toy.error("arpack", "float32")["relative_error"] < 1e-5
+    exact = torch.tensor([5.0, -3.0, 2.0, 1.0], dtype=torch.float64)
+    z = torch.zeros(4, dtype=torch.float64)
+    values, residual = arpack_pairs(lambda codes: (exact * codes * codes).sum(1) / 2, z, 2)
+    assert values.tolist() == pytest.approx([5, 2])
+    assert residual < 1e-10
 
 
 def test_a_class_conditional_generator_is_measured_at_its_classes():
@@ -206,7 +223,7 @@ def test_a_pass_covers_every_code_once():
 
 @pytest.mark.parametrize("proc", ["/proc", "/nowhere"])  # where the system records peaks, and where it does not
 def test_peak_memory_sees_what_is_freed_again_and_not_what_was_there(proc, monkeypatch):
-    monkeypatch.setattr(child_module, "Path", lambda path: Path(path.replace("/proc", proc)))
+    monkeypatch.setattr(machine_module, "Path", lambda path: Path(path.replace("/proc", proc)))
     held = torch.ones(30 * MEGABYTE // 4)
 
     def work():
@@ -315,6 +332,19 @@ def test_a_method_that_fails_is_reported_and_the_others_go_on(here, request_that
     assert found["speedup_vs_backprop"] == {}
     assert lines.count("backprop failed: its process ended with exit code 7") == 1
     assert [request for _, request in here.course].count("memory") == 1
+
+
+def test_with_arpack_there_are_ratios_to_it(here):
+    found, _ = compare("lanczos", "arpack", components=2)
+    seconds = {name: entry["seconds"] for name, entry in found["methods"].items()}
+    assert found["speedup_vs_arpack"] == {"lanczos": seconds["arpack"] / seconds["lanczos"]}
+    assert found["speedup_vs_backprop"] == {}
+    assert [child.settings["keep_memory"] for child in here.started[:3]] == [False, True, False]
+
+
+def test_images_are_resized_for_a_distance_that_is_told_to(here):
+    compare("gauss_newton", size=4, error=False)
+    assert {child.measurements.distance.size for child in here.started} == {4}
 
 
 def test_without_a_floor_the_methods_are_still_compared(here):

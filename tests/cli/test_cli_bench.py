@@ -103,6 +103,15 @@ def test_the_table_says_the_same(compared):
     assert result["device"] in text
 
 
+def test_the_table_of_a_comparison_with_arpack_says_so(compared):
+    result = compared[0] | {"speedup_vs_backprop": {}, "speedup_vs_arpack": {"gauss_newton": 7.25}}
+    written = io.StringIO()
+    display.bench_table(result, Console(file=written, width=100))
+    text = " ".join(written.getvalue().split())
+    assert "7.25" in text
+    assert "speed-up: over arpack, scipy's eigsh on products by a second backward pass" in text
+
+
 def test_unknown_names_are_told_at_once_with_the_nearest(here, pullback):
     options = ["--generator", "dcgan-face", "--distance", "lpip", "--methods", "gauss_newton,lanzcos"]
     said = pullback("bench", "metric", *options)

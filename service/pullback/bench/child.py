@@ -1,28 +1,24 @@
 """What one process measures: the seconds of a method or of the floor, a peak of memory, errors against float64.
 
 `python -m pullback.bench.child` answers the requests of `metric`. Our methods run as a worker of a sweep runs them:
-`metric_at`, certificate and eigenpairs included, with freed memory kept. The paper's method (`backprop`) and the floor
-run as a plain script would run them.
+`metric_at`, certificate and eigenpairs included, with freed memory kept. The baselines (the paper's method `backprop`,
+and `arpack`) and the floor run as a plain script would run them.
 Leaves to others: which process measures what, in which order, and what is made of the numbers (`metric`).
 """
 
-import ctypes
-import gc
 import math
 import platform
 import sys
-import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor, nn
 
+from pullback.bench.baselines import BASELINES, arpack_pairs
+from pullback.bench.machine import device_name, peak_memory
 from pullback.bench.processes import serve
 from pullback.distances import Distance, ResidualDistance, load_distance
 from pullback.generators import any_condition, like, load_generator
@@ -38,13 +34,11 @@ BATCHES = (1, 2, 4, 8, 16, 25, 32, 50, 64, 100, 128)
 ENOUGH = 2.0
 """Seconds of forward passes that tell the floor; more passes are extrapolated."""
 _REFERENCE_POINTS = 2
-"""Codes that the paper's method is timed at in one run."""
+"""Codes that a baseline is timed at in one run."""
 _LONG = 20.0
-"""Seconds after which one code of the paper's method is enough."""
+"""Seconds after which one code of a baseline is enough."""
 _SETTLED = 2.0
 """Seconds from which on a run on a GPU is long enough that getting its memory again does not show."""
-_SAMPLED = 0.002
-"""Seconds between two looks at a process's memory where its peak is not recorded."""
 
 
 class Measurements:
@@ -57,7 +51,7 @@ class Measurements:
         threads: CPU threads; None leaves torch its own choice.
         points: latent codes, N(0, I), seeded.
         components: eigenpairs of each metric; None for all.
-        tf32: whether the floor and the paper's method may use TF32.
+        tf32: whether the floor and the baselines may use TF32.
         keep_memory: whether this process keeps the memory that it frees, as a worker does.
 
     Raises:
@@ -109,7 +103,7 @@ class Measurements:
     def warm_up(self, method: str, precision: Precision) -> dict[str, Any]:
         """Do everything once that is done only the first time, and have the memory that a run takes."""
         generator, distance, codes = self._networks(precision)
-        if method == "backprop":  # one of its n backward passes
+        if method in BASELINES:  # one of their backward passes
             with arithmetic(self._plain(precision)), torch.enable_grad():
                 squared = squared_map(generator, distance, codes[0], self._class_of(0))
                 code = codes[:1].clone().requires_grad_()
@@ -128,7 +122,8 @@ class Measurements:
 
         Returns:
             `seconds` per metric; `points`, the codes that were timed; the `method` that was used; `certified`, whether
-            all certificates were passed; and `residual`, the largest ‖Hv − λv‖ / λ₁ (both None without certificate).
+            all certificates were passed (None of a baseline); and `residual`, the largest ‖Hv − λv‖ / λ₁ (None of
+            `backprop`).
         """
         if self.codes.device.type == "cuda" and self._last_run < _SETTLED:
             self._timed(method, precision)  # the memory was given back after the last run
@@ -143,15 +138,15 @@ class Measurements:
             `peak_memory_bytes` as measured; `predicted_memory_bytes`, what `metric.memory` expects of `gauss_newton`
             (None of other methods).
         """
-        if method == "backprop":
+        if method in BASELINES:
             self.warm_up(method, precision)
         else:
             self._metrics(method, precision, 1)
         used: list[str] = []
 
         def one() -> object:
-            if method == "backprop":
-                return self._reference(precision, 0)
+            if method in BASELINES:
+                return self._baseline(method, precision, 0)
             metric = self._metrics(method, precision, 1)
             used.append(metric.method)
             return metric
@@ -170,15 +165,18 @@ class Measurements:
         """
         if self._exact is None:
             self._exact = self._reference("float64", 0).to("cpu", torch.float64)
+        matrix: Tensor | None = None
         if method == "backprop":
-            matrix: Tensor | None = self._reference(precision, 0)
+            matrix = self._reference(precision, 0)
+        elif method == "arpack":
+            found = self._arpack(precision, 0)[0]
         else:
             metric = self._metrics(method, precision, 1)
             matrix = None if metric.matrix is None else metric.matrix[0]
+            found = metric.eigenvalues[0]
         if matrix is not None:
             return {"error_of": "metric", "relative_error": _number(relative_error(matrix[None], self._exact[None])[0])}
         wanted = torch.linalg.eigvalsh((self._exact + self._exact.T) / 2).flip(0)
-        found = metric.eigenvalues[0]
         difference = (found - wanted[: len(found)]).abs().max()
         return {"error_of": "eigenvalues", "relative_error": _number(difference / wanted[0])}
 
@@ -242,12 +240,14 @@ class Measurements:
         return run
 
     def _timed(self, method: str, precision: Precision) -> tuple[dict[str, Any], float]:
-        if method == "backprop":
+        if method in BASELINES:
             each: list[float] = []
+            residuals: list[float | None] = []
             while len(each) < min(_REFERENCE_POINTS, len(self.codes)) and sum(each) < _LONG:
-                each.append(self._seconds(lambda: self._reference(precision, len(each))))
-            reply = {"seconds": sum(each) / len(each), "points": len(each), "method": method}
-            return {**reply, "certified": None, "residual": None}, sum(each)
+                each.append(self._seconds(lambda: residuals.append(self._baseline(method, precision, len(each)))))
+            reply = {"seconds": sum(each) / len(each), "points": len(each), "method": method, "certified": None}
+            told = [residual for residual in residuals if residual is not None]
+            return {**reply, "residual": max(told, default=None)}, sum(each)
         metrics: list[PullbackMetric] = []
         seconds = self._seconds(lambda: metrics.append(self._metrics(method, precision, len(self.codes))))
         certificate = metrics[0].certificate
@@ -272,6 +272,20 @@ class Measurements:
             precision=precision,
         )
 
+    def _baseline(self, method: str, precision: Precision, index: int) -> float | None:
+        """Run a baseline at one code; the residual of its eigenpairs, where it makes some."""
+        if method == "arpack":
+            return self._arpack(precision, index)[1]
+        self._reference(precision, index)
+        return None
+
+    def _arpack(self, precision: Precision, index: int) -> tuple[Tensor, float]:
+        """The largest eigenvalues at one code by ARPACK, and the largest of their residuals."""
+        generator, distance, codes = self._networks(precision)
+        squared = squared_map(generator, distance, codes[index], self._class_of(index))
+        with arithmetic(self._plain(precision)):
+            return arpack_pairs(squared, codes[index], self.components or self.latent_dim - 1)
+
     def _reference(self, precision: Precision, index: int) -> Tensor:
         """H at one code by the paper's method alone, as computed."""
         generator, distance, codes = self._networks(precision)
@@ -285,7 +299,7 @@ class Measurements:
         return self.generator, self.distance, self.codes
 
     def _plain(self, precision: Precision) -> Precision:
-        """The arithmetic of the paper's method: that of its name, else the plain processes' own."""
+        """The arithmetic of a baseline: that of its name, else the plain processes' own."""
         return self.plain if precision == "float32" else precision
 
     def _class_of(self, index: int) -> Tensor | None:
@@ -305,70 +319,6 @@ class Measurements:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return time.perf_counter() - began
-
-
-_MMAP_THRESHOLD = -3  # the parameter's number in glibc's malloc.h
-
-
-def peak_memory(work: Callable[[], object], device: torch.device) -> int:
-    """The most memory that a piece of work takes beyond what is held before, in bytes; on a CPU, of the process."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        work()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
-    with suppress(OSError, AttributeError):  # another system's library
-        library = ctypes.CDLL("libc.so.6")
-        library.mallopt(_MMAP_THRESHOLD, 2**17)  # what is freed goes back at once: resident is what is in use
-        library.malloc_trim(0)
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew (proc(5))
-        before = _resident("VmRSS")
-    except OSError:
-        return sampled_peak(work)
-    work()
-    return max(0, _resident("VmHWM") - before)
-
-
-def sampled_peak(work: Callable[[], object]) -> int:
-    """As `peak_memory` on a CPU, where the system does not record it: seen by looking often, so rather too little."""
-    process, done = psutil.Process(), threading.Event()
-    before = highest = int(process.memory_info().rss)
-
-    def watch() -> None:
-        nonlocal highest
-        while not done.wait(_SAMPLED):
-            highest = max(highest, int(process.memory_info().rss))
-
-    watching = threading.Thread(target=watch)
-    watching.start()
-    try:
-        work()
-    finally:
-        done.set()
-        watching.join()
-    return highest - before
-
-
-def device_name(device: torch.device) -> str:
-    """The model of a GPU, or of this machine's CPU."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _resident(key: str) -> int:
-    """A line of /proc/self/status, in bytes."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
 
 
 def _number(value: Tensor) -> float | None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from sys import path as search_path
@@ -20,6 +21,7 @@ from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
+from pullback.bench.baselines import BASELINES
 from pullback.bench.processes import Child, ChildError
 from pullback.errors import SpecError
 from pullback.generators import zoo
@@ -34,7 +36,7 @@ EXACT_UP_TO = 512
 _CHILD = "pullback.bench.child"
 _SOURCE = "pullback bench metric"
 _FLOOR = "the floor"
-_NO_TANGENTS = ("backprop", "finite_difference")
+_NO_TANGENTS = (*BASELINES, "finite_difference")
 
 
 @dataclass(frozen=True)
@@ -45,20 +47,23 @@ class MetricBench:
         generator: as `load_generator` takes it.
         distance: a distance's name.
         trunk: of LPIPS.
-        methods: `auto` or of `metric.methods.METHODS`, each optionally with `@` and a precision. `backprop` is the
-            paper's own: a plain script, one code at a time, without a certificate.
+        size: pixels to which the distance resizes images; None leaves their own.
+        methods: `auto`, of `metric.methods.METHODS`, or `arpack`, each optionally with `@` and a precision.
+            `backprop`, the paper's own, and `arpack`, scipy's on products by a second backward pass, are as a plain
+            script has them: one code at a time, without a certificate.
         device: `auto`, `cpu` or `cuda`.
         points: latent codes, N(0, I), the same for all.
         components: eigenpairs of each metric; None for all.
         threads: CPU threads of each process; None leaves torch its own choice.
         rounds: how often each is timed.
         error: whether to measure errors against float64 (up to n = 512; beyond, residuals of eigenpairs).
-        tf32: whether the floor and `backprop` may use TF32 on a GPU; else their float32 is IEEE's, as ours.
+        tf32: whether the floor and the baselines may use TF32 on a GPU; else their float32 is IEEE's, as ours.
     """
 
     generator: str
     distance: str = "lpips"
     trunk: str | None = None
+    size: int | None = None
     methods: Sequence[str] = METHODS_BY_DEFAULT
     device: str = "auto"
     points: int = 4
@@ -107,7 +112,8 @@ def bench_metric(bench: MetricBench, report: Callable[[str], None] = lambda line
         was used; `points`, the codes timed in a round; `certified`, whether every certificate was passed; and `error`,
         one sentence, only where it failed. `floor_seconds`, `floor_range` and `floor_batch`. `times_floor` and
         `speedup_vs_backprop` are medians over the rounds of the ratio within a round, and have their own ranges in
-        `times_floor_range` and `speedup_range`. What was not or could not be measured is None.
+        `times_floor_range` and `speedup_range`; where `arpack` was measured there is `speedup_vs_arpack` too. What was
+        not or could not be measured is None.
 
     Raises:
         SpecError: there is no such generator, distance, method, precision or device, or they do not fit together.
@@ -154,7 +160,8 @@ def _checked(bench: MetricBench) -> tuple[dict[str, dict[str, Any]], dict[str, A
     name = bench.generator
     if not (name in zoo() or names_code(name) or Path(name).exists()):
         problems.append(f"generator: {name!r} is neither registered nor a file{nearest(name, zoo())}")
-    distance = {"name": bench.distance, **({} if bench.trunk is None else {"trunk": bench.trunk})}
+    options = {"trunk": bench.trunk, "size": bench.size}
+    distance = {"name": bench.distance, **{key: value for key, value in options.items() if value is not None}}
     label = bench.distance
     try:
         adapter: TypeAdapter[DistanceSpec] = TypeAdapter(DistanceSpec)
@@ -179,7 +186,12 @@ def _checked(bench: MetricBench) -> tuple[dict[str, dict[str, Any]], dict[str, A
         except ValueError as error:
             problems.append(f"methods: {error}")
     if not bench.methods:
-        problems.append(f"methods: at least one is needed, of auto, {', '.join(METHODS)}")
+        problems.append(f"methods: at least one is needed, of auto, {', '.join(METHODS)}, arpack")
+    if any(request["method"] == "arpack" for request in requests.values()):
+        if bench.components is None:
+            problems.append("components: arpack finds some of the eigenpairs, never all; say how many")
+        if find_spec("scipy") is None:
+            problems.append("methods: arpack is scipy's, which is not installed (pip install scipy)")
     if problems:
         raise SpecError(problems, _SOURCE)
     setup = {
@@ -203,7 +215,7 @@ def _parsed(name: str, device: str) -> dict[str, Any]:
         ValueError: there is none of that name, or it has no such precision.
     """
     method, at, precision = name.partition("@")
-    known = ("auto", *METHODS)
+    known = ("auto", *METHODS, "arpack")
     if method not in known:
         raise ValueError(f"{method!r} is not one of {', '.join(known)}{nearest(method, known)}")
     precisions = get_args(Precision)
@@ -238,7 +250,7 @@ def _started(
     children: dict[str, Child] = {}
     for name, entry in entries.items():
         report(f"loading and warming up: {name}")
-        plain = name == _FLOOR or entry.asked["method"] == "backprop"
+        plain = name == _FLOOR or entry.asked["method"] in BASELINES
         try:
             children[name], found = _load({**setup, "keep_memory": not plain}, stack)
             facts |= found
@@ -276,17 +288,18 @@ def _find_errors(
 
 def _summary(floor: _Entry, entries: Mapping[str, _Entry]) -> dict[str, Any]:
     """The part of the result that is made of numbers."""
-    reference = entries.get("backprop", _Entry({})).seconds
-    ratios = {
-        "times_floor": {name: _ratios(entry.seconds, floor.seconds) for name, entry in entries.items()},
-        "speedup": {name: _ratios(reference, entry.seconds) for name, entry in entries.items() if name != "backprop"},
-    }
+    ratios = {"times_floor": {name: _ratios(entry.seconds, floor.seconds) for name, entry in entries.items()}}
+    for baseline in BASELINES:
+        reference = entries.get(baseline, _Entry({})).seconds
+        others = {name: entry.seconds for name, entry in entries.items() if name != baseline}
+        ratios[baseline] = {name: _ratios(reference, seconds) for name, seconds in others.items()}
     middles = {key: {name: median(each) for name, each in parts.items() if each} for key, parts in ratios.items()}
     ranges = {key: {name: _range(each) for name, each in parts.items() if each} for key, parts in ratios.items()}
     return {
         "methods": {name: _described(entry) for name, entry in entries.items()},
-        "speedup_vs_backprop": middles["speedup"],
-        "speedup_range": ranges["speedup"],
+        "speedup_vs_backprop": middles["backprop"],
+        "speedup_range": ranges["backprop"],
+        **({"speedup_vs_arpack": middles["arpack"]} if middles["arpack"] else {}),
         "floor_seconds": median(floor.seconds) if floor.seconds else None,
         "floor_range": _range(floor.seconds),
         "floor_batch": floor.asked.get("batch"),
