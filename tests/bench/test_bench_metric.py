@@ -343,8 +343,8 @@ def test_with_arpack_there_are_ratios_to_it(here):
 
 
 def test_images_are_resized_for_a_distance_that_is_told_to(here):
-    compare("gauss_newton", size=4, error=False)
-    assert {child.measurements.distance.size for child in here.started} == {4}
+    compare("gauss_newton", size=16, error=False)
+    assert {child.measurements.distance.size for child in here.started} == {16}
 
 
 def test_without_a_floor_the_methods_are_still_compared(here):

@@ -13,6 +13,7 @@ from torch.func import jvp
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from pullback.errors import PullbackError
 from pullback.metric.jacobian import by_forward_mode, derivative_at
 from pullback.metric.linearize import Linearization, Tape, Term, Untraceable, combine, plain, storage_of
 
@@ -188,6 +189,12 @@ def test_what_cannot_be_followed_is_refused_and_torch_can_do_it(name, batch):
     pushed = derivative_at(UNTRACEABLE[name], z)(draw(3, batch, CODE))
     wanted = torch.stack([jvp(UNTRACEABLE[name], (z,), (tangent,))[1] for tangent in draw(3, batch, CODE)])
     torch.testing.assert_close(pushed, wanted, rtol=1e-10, atol=1e-12)
+
+
+def test_a_rough_arithmetic_that_cannot_be_had_is_refused_and_not_replaced():
+    """Else float32 numbers would be recorded as those of bfloat16."""
+    with pytest.raises(PullbackError, match=r"cannot be bfloat16.*Nothing was computed; use float32"):
+        derivative_at(UNTRACEABLE["eigenvalues"], draw(1, CODE), torch.bfloat16)
 
 
 def into_an_output(x):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import jvp, vmap
 
 from pullback.distances import ResidualDistance
+from pullback.errors import PullbackError
 from pullback.metric.linearize import Linearization
 
 Features = Callable[[Tensor], Tensor]
@@ -45,16 +46,25 @@ def derivative_at(features: Features, z: Tensor, dtype: torch.dtype | None = Non
         z: latent codes [batch, n].
         dtype: of the tangents where the map can be recorded, by default that of z.
         recorded: False for torch's own forward mode in any case: slower, and independent of our rules.
+
+    Raises:
+        PullbackError: tangents of another dtype than the code's are asked for, and the map cannot be recorded.
     """
     if recorded:
         try:
             return Linearization(features, z, dtype).push
         except torch.OutOfMemoryError:
             raise
-        except Exception:
+        except Exception as error:
             # Whatever our rules stumble over in a user's network, torch may know how to do; if not, its error is
             # the one that the user can do something about.
-            pass
+            if dtype is not None:
+                name = str(dtype).removeprefix("torch.")
+                raise PullbackError(
+                    f"metric.precision: the tangents of this generator and distance cannot be {name}, because their "
+                    f"derivative could not be recorded ({type(error).__name__}: {error}). Nothing was computed; use "
+                    "float32"
+                ) from error
     return by_forward_mode(features, z)
 
 
