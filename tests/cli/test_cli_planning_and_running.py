@@ -237,7 +237,7 @@ def test_an_unknown_command_is_bad_usage(pullback):
 
 def test_the_console_script_leaves_with_the_same_codes(here, job):
     """As a user's shell sees it: one process each."""
-    script = [sys.executable, "-m", "pullback.cli"]
+    script = [sys.executable, "-m", "pullback"]
     bad = subprocess.run([*script, "plan", job("bad.yaml", samples={"count": 0})], capture_output=True, text=True)
     assert (bad.returncode, bad.stdout) == (2, "")
     assert bad.stderr.startswith("error: bad.yaml: 1 problem")

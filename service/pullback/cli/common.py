@@ -1,0 +1,52 @@
+"""What the commands share: exit codes, options, and how a sweep or a plan is come by."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+if TYPE_CHECKING:
+    from pullback.store.reader import Sweep
+    from pullback.sweep.plan import Plan
+
+EXIT_QUARANTINED = 4
+EXIT_INTERRUPTED = 130
+
+Job = Annotated[Path, typer.Argument(help="A job's YAML file, such as jobs/quickstart.yaml.", show_default=False)]
+SweepPath = Annotated[Path, typer.Argument(help="A sweep's folder, such as sweeps/quickstart.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def make_plan_of(job: Path, measure: bool = False, serial: bool = False) -> "Plan":
+    """The plan of a job's file; with `serial`, for one worker."""
+    from pullback.generators import zoo
+    from pullback.spec import load_job
+    from pullback.sweep.plan import make_plan
+
+    spec = load_job(job, zoo())
+    if serial:
+        spec = spec.model_copy(update={"resources": spec.resources.model_copy(update={"workers": 1})})
+    return make_plan(spec, measure=measure, source=str(job))
+
+
+def open_at(sweep: Path) -> "Sweep":
+    """The sweep in a folder."""
+    from pullback.store.reader import open_sweep
+
+    return open_sweep(sweep)
+
+
+def shown(path: Path) -> str:
+    """A path in a command that is printed to be copied into a shell."""
+    return escape(shlex.quote(str(path)))
+
+
+def print_json(content: Any) -> None:
+    """Print JSON."""
+    print(json.dumps(content, indent=2, allow_nan=False))

@@ -1,0 +1,170 @@
+"""Commands that make sweeps and look at them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from pullback import display
+from pullback.cli.common import (
+    EXIT_INTERRUPTED,
+    EXIT_QUARANTINED,
+    AsJson,
+    Job,
+    SweepPath,
+    err,
+    make_plan_of,
+    open_at,
+    print_json,
+    shown,
+)
+from pullback.errors import StoreError
+
+if TYPE_CHECKING:
+    from pullback.analysis import Analysis
+    from pullback.store.reader import Sweep
+
+app = typer.Typer()
+
+
+@app.command()
+def plan(job: Job, as_json: AsJson = False) -> None:
+    """Show what a job would do: shards, bytes, expected memory and time. Writes nothing."""
+    with display.waiting(err, "measuring a piece of the work"):
+        planned = make_plan_of(job, measure=True)
+    if as_json:
+        print_json(display.plan_dict(planned))
+    else:
+        display.plan_table(planned, display.out())
+        err.print(f"next: pullback run {shown(job)}")
+
+
+@app.command()
+def run(
+    job: Job,
+    serial: Annotated[bool, typer.Option("--serial", help="Compute in this process, without Ray.")] = False,
+) -> None:
+    """Run a job to its end, or go on with one that was interrupted. What is done is never done again."""
+    from pullback.sweep.run import run_sweep, serial_pool
+
+    with display.waiting(err, "loading the generator and the distance"):
+        planned = make_plan_of(job, serial=serial)
+    if serial:
+        pool = serial_pool
+    else:
+        from pullback.cluster.pool import ray_pool as pool
+    path = planned.job.store_path
+    err.print(f"{display.sweep_line(planned)}, into {escape(str(path))}")
+    with display.sweep_progress(err) as report:
+        outcome = run_sweep(planned, pool, report)
+    status = outcome.status
+    for failure in outcome.failed:
+        err.print(f"[red]shard {failure.shard} was given up:[/] {escape(failure.error)}")
+    done = status.good + status.quarantined
+    if outcome.interrupted or status.pending:
+        word = "interrupted" if outcome.interrupted else "not finished"
+        err.print(f"{word}: {done} of {status.planned} samples are saved; nothing that was saved is lost.")
+        err.print(f"to go on: pullback run {shown(job)}")
+        raise typer.Exit(EXIT_INTERRUPTED if outcome.interrupted else 1)
+    if outcome.computed == 0:
+        err.print(f"nothing to do: all {status.planned} samples of {escape(str(path))} are done.")
+    else:
+        err.print(f"done: {status.good} good samples of {status.planned} in {escape(str(path))}.")
+    if status.quarantined:
+        err.print(f"[yellow]{status.quarantined} samples are quarantined:[/] see pullback show {shown(path)}")
+    if status.good > 1:  # statistics over points need two
+        err.print(f"next: pullback report {shown(path)}")
+    if status.quarantined:
+        raise typer.Exit(EXIT_QUARANTINED)
+
+
+@app.command("ls")
+def list_(
+    folder: Annotated[Path, typer.Argument(help="The folder that holds sweeps.")] = Path("sweeps"),
+    as_json: AsJson = False,
+) -> None:
+    """List the sweeps in a folder."""
+    from pullback.store.reader import list_sweeps
+
+    sweeps = []
+    for sweep in list_sweeps(folder):
+        try:
+            sweeps.append(display.sweep_dict(sweep))
+        except StoreError as error:  # one damaged sweep must not hide the others
+            err.print(f"[yellow]left out:[/] {escape(str(error))}")
+    if as_json:
+        print_json(sweeps)
+    elif sweeps:
+        display.sweeps_table(sweeps, display.out())
+    else:
+        err.print(f"no sweeps in {escape(str(folder))}; make one with: pullback run jobs/quickstart.yaml")
+
+
+@app.command()
+def show(sweep: SweepPath, as_json: AsJson = False) -> None:
+    """Show one sweep: how far it is, and what it was computed from."""
+    opened = open_at(sweep)
+    if as_json:
+        print_json(display.sweep_dict(opened))
+    else:
+        display.sweep_table(opened, display.out())
+
+
+@app.command()
+def export(
+    sweep: SweepPath,
+    out: Annotated[Path, typer.Argument(help="The Zarr folder to write, such as out.zarr.", show_default=False)],
+) -> None:
+    """Write a sweep as a plain Zarr folder, for those without icechunk."""
+    opened = open_at(sweep)
+    with display.waiting(err, f"writing {out}"):
+        opened.export(out)
+    err.print(f"wrote {escape(str(out))}; open it with xarray.open_zarr({str(out)!r}, consolidated=False)")
+
+
+@app.command()
+def analyze(
+    sweep: SweepPath,
+    draws: Annotated[int, typer.Option(min=10, help="Bootstrap samples behind each interval.")] = 1000,
+    as_json: AsJson = False,
+) -> None:
+    """Compute anisotropy, homogeneity and the mean metric of a sweep, and keep them beside it."""
+    opened = open_at(sweep)
+    analysis = _analyze(opened, draws)
+    if as_json:
+        print_json(analysis.to_json())
+    else:
+        display.analysis_table(analysis, opened, display.out())
+        err.print(f"next: pullback report {shown(sweep)}")
+
+
+@app.command()
+def report(
+    sweep: SweepPath,
+    out: Annotated[Path | None, typer.Option(help="The HTML file; by default SWEEP.report.html.")] = None,
+) -> None:
+    """Write a sweep's report: one self-contained HTML file with figures and image strips."""
+    from pullback.analysis import Analysis
+    from pullback.report import write_report
+
+    opened = open_at(sweep)
+    analysis = Analysis.load(opened) or _analyze(opened, draws=1000)
+    target = out if out is not None else opened.path.with_name(f"{opened.path.name}.report.html")
+    with display.waiting(err, "walking along the axes and drawing"):
+        missing = write_report(opened, analysis, target)
+    if missing is not None:
+        err.print(f"[yellow]without image strips:[/] {escape(missing)}")
+    err.print(f"the report is {escape(str(target))}")
+
+
+def _analyze(sweep: "Sweep", draws: int) -> "Analysis":
+    from pullback.analysis import analyze as compute
+
+    with display.counting(err, "homogeneity") as progress:
+        analysis = compute(sweep, draws=draws, progress=progress)
+    try:
+        analysis.save(sweep)
+    except StoreError as error:  # a sweep in a folder of someone else's can still be looked at
+        err.print(f"[yellow]the analysis is not kept beside the sweep:[/] {escape(str(error))}")
+    return analysis
