@@ -31,6 +31,10 @@ class Reason(IntEnum):
     GRAM_PRODUCT = 8
     JACOBIAN_COLUMN = 9
     PRECISION = 10
+    RAISED = 11
+    """The generator or the distance raised an error at this sample."""
+    KILLED = 12
+    """The process that computed this sample died, each time."""
 
 
 @dataclass(frozen=True)
