@@ -112,6 +112,23 @@ def test_a_reader_sees_one_snapshot_while_a_driver_commits(tmp_path: Path) -> No
     assert open_sweep(tmp_path / "sweep").status().pending == 0
 
 
+def test_an_earlier_snapshot_reads_as_it_did(tmp_path: Path) -> None:
+    store = filled(tmp_path / "sweep", shards=(0,))
+    before = open_sweep(tmp_path / "sweep")
+    commit(store, record_of(LAYOUT, 1), record_of(LAYOUT, 2))
+    again = open_sweep(tmp_path / "sweep", before.snapshot)
+    assert again.snapshot == before.snapshot != open_sweep(tmp_path / "sweep").snapshot
+    assert again.status().pending == 6
+    xr.testing.assert_identical(again.dataset().load(), before.dataset().load())
+
+
+@pytest.mark.parametrize("snapshot", ["Z" * 19 + "0", "no id", "", "../../etc/passwd", "é" * 20])
+def test_a_snapshot_that_is_not_there_is_named(tmp_path: Path, snapshot: str) -> None:
+    filled(tmp_path / "sweep")
+    with pytest.raises(StoreError, match=r"has no snapshot .* Take an id that a reader"):
+        open_sweep(tmp_path / "sweep", snapshot)
+
+
 def native_chunks(path: Path) -> list[Path]:
     return sorted((path / "chunks").iterdir(), key=lambda chunk: chunk.stat().st_size)
 

@@ -204,15 +204,19 @@ class Sweep:
         return range(self.layout.shards) if schema == SAMPLE else self._committed
 
 
-def open_sweep(path: Path | str) -> Sweep:
-    """Open a sweep read-only, as it stands at its last commit.
+def open_sweep(path: Path | str, snapshot: str | None = None) -> Sweep:
+    """Open a sweep read-only, as it stands at its last commit, or as it stood at an earlier one.
+
+    Args:
+        path: the sweep's folder.
+        snapshot: the `Sweep.snapshot` of an earlier reader, to see for ever what that one saw.
 
     Raises:
-        StoreError: there is no sweep there (and which one may be meant), or it cannot be read.
+        StoreError: there is no sweep there (and which one may be meant), no such snapshot, or it cannot be read.
     """
     path = local_path(path)
     repository = open_repository(path)
-    session = read_session(repository, path)
+    session = read_session(repository, path, snapshot)
     return Sweep(path, session, root_group(session, path))
 
 

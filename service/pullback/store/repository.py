@@ -294,11 +294,18 @@ def open_repository(path: Path) -> icechunk.Repository:
         raise StoreError(f"{path} cannot be opened ({cause(error)}); it was left as it is.") from error
 
 
-def read_session(repository: icechunk.Repository, path: Path) -> icechunk.Session:
-    """A read-only session of the last commit."""
+def read_session(repository: icechunk.Repository, path: Path, snapshot: str | None = None) -> icechunk.Session:
+    """A read-only session of the commit with this id; of the last one by default."""
     try:
-        return repository.readonly_session(BRANCH)
-    except icechunk.IcechunkError as error:
+        if snapshot is None:
+            return repository.readonly_session(BRANCH)
+        return repository.readonly_session(snapshot_id=snapshot)
+    except (icechunk.IcechunkError, ValueError) as error:  # ValueError: what is no id at all
+        if snapshot is not None:
+            raise StoreError(
+                f"{path} has no snapshot {snapshot!r} that can be read ({cause(error)}); it was left as it is. "
+                "Take an id that a reader of this very sweep gave, or none for the last commit."
+            ) from error
         raise StoreError(f"{path} cannot be opened ({cause(error)}); it was left as it is.") from error
 
 
