@@ -122,6 +122,19 @@ def test_an_earlier_snapshot_reads_as_it_did(tmp_path: Path) -> None:
     xr.testing.assert_identical(again.dataset().load(), before.dataset().load())
 
 
+def test_pieces_of_an_array_are_those_of_the_dataset(tmp_path: Path) -> None:
+    filled(tmp_path / "sweep", shards=(0, 2))
+    sweep = open_sweep(tmp_path / "sweep")
+    dataset = sweep.dataset(only_good=False)
+    assert sweep.sample_status().tolist() == dataset.status.values.tolist()
+    piece = sweep.values("eigenvalue", slice(2, 9), slice(1, 3))
+    np.testing.assert_array_equal(piece, dataset.eigenvalue[2:9, 1:3].values)
+    np.testing.assert_array_equal(sweep.values("trace", slice(0, 4)), dataset.trace[:4].values)
+    forget(tmp_path / "sweep", "eigenvalue", 2)
+    with pytest.raises(StoreError, match=r"'eigenvalue'.*shard 2 is committed, and absent"):
+        open_sweep(tmp_path / "sweep").values("eigenvalue", slice(0, 10))
+
+
 @pytest.mark.parametrize("snapshot", ["Z" * 19 + "0", "no id", "", "../../etc/passwd", "é" * 20])
 def test_a_snapshot_that_is_not_there_is_named(tmp_path: Path, snapshot: str) -> None:
     filled(tmp_path / "sweep")

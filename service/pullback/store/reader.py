@@ -95,6 +95,24 @@ class Sweep:
         counts = np.bincount(self._status, minlength=QUARANTINED + 1)
         return SweepStatus(len(self._status), int(counts[GOOD]), int(counts[QUARANTINED]), int(counts[PENDING]))
 
+    def sample_status(self) -> npt.NDArray[np.uint8]:
+        """The status of every sample, [samples]: PENDING, GOOD or QUARANTINED of `schema`."""
+        return self._status.copy()
+
+    def values(self, name: str, samples: slice, components: slice = slice(None)) -> npt.NDArray[Any]:
+        """A piece of one array by position, without a dataset; for `eigenvalue` half the time of one.
+
+        Args:
+            name: an array whose first dimension is `sample`.
+            samples: which samples, of any status.
+            components: which entries of the second dimension, where there is one.
+
+        Raises:
+            StoreError: data on disk are damaged.
+        """
+        schema = BY_NAME[name]
+        return self._read(schema, (samples, components) if len(schema.dims) > 1 else samples)
+
     def reasons(self) -> dict[str, int]:
         """How many samples are quarantined for which reason, by the reason's name; reasons that occur only."""
         reasons = self._read(BY_NAME["reason"])[self._status == QUARANTINED]
