@@ -9,7 +9,7 @@ from stored_sweeps import filled, flip_byte
 
 from pullback.errors import StoreError
 from pullback.store import derived
-from pullback.store.derived import derived_path, load_derived, save_derived
+from pullback.store.derived import derived_place, load_derived, save_derived
 from pullback.store.reader import list_sweeps, open_sweep
 
 RESULT = xr.Dataset(
@@ -27,9 +27,9 @@ RESULT = xr.Dataset(
 def test_a_result_comes_back_as_it_was_kept_in_memory(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        path = save_derived(tmp_path / "sweep", "mean-metric", RESULT)
+        path = save_derived(tmp_path / "sweep", "mean-metric", RESULT).path
         found = load_derived(tmp_path / "sweep", "mean-metric")
-    assert path == derived_path(tmp_path / "sweep", "mean-metric") == tmp_path / "sweep.mean-metric.zarr"
+    assert path == tmp_path / "sweep.mean-metric.zarr"
     xr.testing.assert_identical(found, RESULT)
     (path / "zarr.json").unlink()
     assert found is not None
@@ -75,7 +75,8 @@ def test_a_part_of_an_export_can_be_kept(tmp_path: Path) -> None:
 
 def test_a_flipped_byte_of_a_result_is_reported_not_returned(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).bytes(400)  # incompressible, so that zstd does not notice the flip by chance
-    path = save_derived(tmp_path / "sweep", "analysis", xr.Dataset({"noise": ("byte", np.frombuffer(noise, np.uint8))}))
+    dataset = xr.Dataset({"noise": ("byte", np.frombuffer(noise, np.uint8))})
+    path = save_derived(tmp_path / "sweep", "analysis", dataset).path
     flip_byte(path / "noise" / "c" / "0", 200)
     with pytest.raises(StoreError, match="compute the result again"):
         load_derived(tmp_path / "sweep", "analysis")
@@ -101,7 +102,7 @@ def test_a_result_replaced_while_it_is_read_is_read_again(tmp_path: Path, monkey
 @pytest.mark.parametrize("name", ["", "../other", "a.b", "a/b"])
 def test_a_name_unfit_for_a_file_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="name is made of"):
-        derived_path("sweep", name)
+        derived_place("sweep", name)
 
 
 def test_a_result_that_is_replaced_all_the_time_is_an_error_not_a_loop(

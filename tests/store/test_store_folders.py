@@ -110,7 +110,7 @@ def test_what_a_living_process_builds_is_not_swept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["s3://bucket/sweep", "gs://bucket/sweep", Path("s3://bucket/sweep"), "https://h/x"])
 def test_a_url_is_refused(url: str | Path) -> None:
-    with pytest.raises(StoreError, match="local folders only"):
+    with pytest.raises(StoreError, match="folder of this machine only"):
         local_path(url)
 
 

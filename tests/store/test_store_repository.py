@@ -64,8 +64,8 @@ def test_provenance_that_is_not_json_is_refused(tmp_path: Path, provenance: dict
 
 def test_a_url_is_not_mistaken_for_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(StoreError, match="local folders only"):
-        create("s3://bucket/sweep", LAYOUT, {})
+    with pytest.raises(StoreError, match="no place for a sweep"):
+        create("https://bucket/sweep", LAYOUT, {})
     assert not any(tmp_path.iterdir())
 
 

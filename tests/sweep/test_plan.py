@@ -120,12 +120,19 @@ def test_the_source_of_the_job_is_named():
         make_plan(job(metric={"components": 9}), source="my.yaml")
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/sweep", "gs://bucket/sweep", "file:///tmp/sweep"])
-def test_a_store_at_an_address_is_refused(url, here):
+@pytest.mark.parametrize("url", ["file:///tmp/sweep", "https://host/sweep", "s3://bucket"])
+def test_a_store_at_an_address_that_holds_no_sweep_is_refused(url, here):
     (found,) = problems(job(store=url))
     assert found.startswith("store: ")
     assert url in found
-    assert "local folders only" in found
+    assert "s3://bucket/prefix" in found
+    assert list(here.iterdir()) == []
+
+
+def test_a_store_on_a_server_that_does_not_answer_is_a_problem_at_once(here, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    (found,) = problems(job(store="s3://bucket/sweep"))
+    assert found.startswith("store: s3://bucket/sweep cannot be reached")
     assert list(here.iterdir()) == []
 
 

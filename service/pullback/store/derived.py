@@ -1,7 +1,8 @@
-"""Results computed from a sweep, kept beside it as plain Zarr folders: `<sweep>.<name>.zarr`.
+"""Results computed from a sweep, kept beside it: `<sweep>.<name>.zarr`.
 
-They can be computed again, so they are replaced whole and carry no history. What they mean is up to the analysis that
-makes them.
+They can be computed again, so they are replaced whole. Beside a folder they are plain Zarr folders without history; in
+an object store, where a folder cannot be replaced in one step, each is an Icechunk repository of its own. What they
+mean is up to the analysis that makes them.
 """
 
 import re
@@ -9,8 +10,12 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import icechunk
+
 from pullback.errors import StoreError
-from pullback.store.folders import local_path, whole_folder
+from pullback.store.folders import whole_folder
+from pullback.store.location import Location, locate
+from pullback.store.opening import BRANCH, cause, commit_on_tip, is_free, open_repository
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -18,59 +23,100 @@ if TYPE_CHECKING:
 _ATTEMPTS = 5
 
 
-def derived_path(sweep_path: Path | str, name: str) -> Path:
+def derived_place(sweep: Location | Path | str, name: str) -> Location:
     """Where the result `name` of a sweep is kept; raises ValueError for a name unfit for a file."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
         raise ValueError(f"a result's name is made of letters, digits, _ and -, not {name!r}")
-    path = local_path(sweep_path)
-    return path.with_name(f"{path.name}.{name}.zarr")
+    place = locate(sweep)
+    return place.sibling(f"{place.name}.{name}.zarr")
 
 
-def save_derived(sweep_path: Path | str, name: str, dataset: "xr.Dataset") -> Path:
-    """Keep a result, in place of an earlier one of its name; returns its folder.
+def save_derived(sweep: Location | Path | str, name: str, dataset: "xr.Dataset") -> Location:
+    """Keep a result, in place of an earlier one of its name; returns where.
 
     Raises:
-        StoreError: the folder cannot be written; an earlier result is kept.
+        StoreError: it cannot be written; an earlier result is kept.
     """
-    from zarr.codecs import Crc32cCodec, ZstdCodec
+    place = derived_place(sweep, name)
+    if place.is_local:
+        with whole_folder(place.path, replace=True) as temporary:
+            _write(dataset, temporary)
+        return place
 
-    path = derived_path(sweep_path, name)
-    # A flipped byte must not come back as data, here no less than in a sweep. Given for every variable, this also
-    # replaces the encoding of wherever the dataset was read from, which need not fit.
-    encoding: dict[Any, Any] = {key: {"compressors": [ZstdCodec(), Crc32cCodec()]} for key in dataset.variables}
-    with whole_folder(path, replace=True) as temporary, warnings.catch_warnings():
-        # Strings have no final Zarr v3 specification yet; the two ends here are the same library.
-        warnings.filterwarnings("ignore", message=".*(Zarr V3|Zarr format 3) specification.*")
-        dataset.to_zarr(temporary, mode="w", zarr_format=3, consolidated=False, encoding=encoding)
-    return path
+    def replace(session: icechunk.Session) -> bool:
+        _write(dataset, session.store)
+        return True
+
+    try:
+        repository = icechunk.Repository.open_or_create(place.storage())
+        commit_on_tip(repository, replace, "replace")
+    except (icechunk.ConflictError, icechunk.IcechunkError) as error:
+        raise StoreError(
+            f"{place} cannot be written ({cause(error)}); an earlier result is kept, and the sweep is not touched. "
+            "Check that its bucket can be written to."
+        ) from error
+    return place
 
 
-def load_derived(sweep_path: Path | str, name: str) -> "xr.Dataset | None":
+def load_derived(sweep: Location | Path | str, name: str) -> "xr.Dataset | None":
     """A kept result, wholly in memory; None where there is none.
 
     Raises:
-        StoreError: it is damaged.
+        StoreError: it is damaged, or an object store does not answer.
     """
-    import xarray as xr
+    place = derived_place(sweep, name)
+    if place.is_local:
+        return _load_folder(place.path)
+    if is_free(place):
+        return None
+    try:
+        return _read(open_repository(place).readonly_session(BRANCH).store)
+    except Exception as error:  # see `opening.read`
+        raise _damaged(place, error) from error
 
-    path = derived_path(sweep_path, name)
+
+def _load_folder(path: Path) -> "xr.Dataset | None":
     for attempt in range(_ATTEMPTS):
         before = _identity(path)
         if before is None:
             return None
         try:
-            dataset: xr.Dataset = xr.open_zarr(path, consolidated=False, chunks=None).load()
+            dataset = _read(path)
         except Exception as error:
             # Not damaged, if it was replaced while it was read: then read the new one.
             if _identity(path) == before or attempt == _ATTEMPTS - 1:
-                raise StoreError(
-                    f"{path} cannot be read: it is damaged ({error}). The sweep itself is not touched: "
-                    "remove that folder and compute the result again."
-                ) from error
+                raise _damaged(Location(path), error) from error
             continue
         if _identity(path) == before:
             return dataset
     raise StoreError(f"{path} is being replaced all the time; nothing is lost. Read it again when that is over.")
+
+
+def _write(dataset: "xr.Dataset", store: Any) -> None:
+    """Write a dataset into a Zarr store, in place of what is there."""
+    from zarr.codecs import Crc32cCodec, ZstdCodec
+
+    # A flipped byte must not come back as data, here no less than in a sweep. Given for every variable, this also
+    # replaces the encoding of wherever the dataset was read from, which need not fit.
+    encoding: dict[Any, Any] = {key: {"compressors": [ZstdCodec(), Crc32cCodec()]} for key in dataset.variables}
+    with warnings.catch_warnings():
+        # Strings have no final Zarr v3 specification yet; the two ends here are the same library.
+        warnings.filterwarnings("ignore", message=".*(Zarr V3|Zarr format 3) specification.*")
+        dataset.to_zarr(store, mode="w", zarr_format=3, consolidated=False, encoding=encoding)
+
+
+def _read(store: Any) -> "xr.Dataset":
+    import xarray as xr
+
+    dataset: xr.Dataset = xr.open_zarr(store, consolidated=False, chunks=None).load()
+    return dataset
+
+
+def _damaged(place: Location, error: BaseException) -> StoreError:
+    return StoreError(
+        f"{place} cannot be read: it is damaged ({cause(error)}). The sweep itself is not touched: "
+        "remove that folder and compute the result again."
+    )
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -26,8 +26,8 @@ def local_path(path: Path | str) -> Path:
     # pathlib turns `s3://b` into `s3:/b`; a Windows drive has a single letter.
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
         raise StoreError(
-            f"{text} is a URL, and sweeps are kept in local folders only for now; nothing was written. "
-            "Give a folder, and copy it to the object store when the sweep is done."
+            f"{text} is an address, and this can be in a folder of this machine only; nothing was written. "
+            "Give the path of a folder."
         )
     try:
         if "\0" in text:

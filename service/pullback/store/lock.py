@@ -2,7 +2,8 @@
 
 Icechunk's local storage loses one of two concurrent commits, so a second driver must be refused. The operating
 system releases the lock when its holder dies, even of `kill -9`; the file stays, since removing a lock file that
-another process waits for would let both in.
+another process waits for would let both in. An object store has no such lock and needs none: of two concurrent
+commits it refuses one, which is then made again.
 """
 
 import os
@@ -14,18 +15,25 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pullback.errors import StoreError
-from pullback.store.folders import local_path, make_parents, remove_empty
+from pullback.store.folders import make_parents, remove_empty
+from pullback.store.location import Location, locate
 
 
 @contextmanager
-def hold(path: Path | str) -> Iterator[None]:
-    """Be the only driver of the sweep at `path` (which need not exist yet) for the length of the block.
+def hold(address: Location | Path | str) -> Iterator[None]:
+    """Be the only driver of the sweep at a place (which need not exist yet) for the length of the block.
+
+    In an object store others may drive it at the same time.
 
     Raises:
         StoreError: another process, or another part of this one, holds the sweep; or the lock file cannot be
             written.
     """
-    path = local_path(path).resolve()
+    location = locate(address)
+    if not location.is_local:
+        yield
+        return
+    path = location.path.resolve()
     lock_file = path.with_name(f".{path.name}.lock")
     # A lock serves any thread of this process: a driver may well be left by another than entered it.
     lock = FileLock(str(lock_file), thread_local=False)

@@ -18,19 +18,19 @@ from zarr.storage import LocalStore
 
 from pullback.errors import StoreError
 from pullback.store.folders import local_path, whole_folder
-from pullback.store.repository import (
-    ATTRIBUTE,
-    Root,
+from pullback.store.listing import children
+from pullback.store.location import Location, locate
+from pullback.store.opening import (
     array_of,
     damaged,
     has_chunk,
     is_repository,
-    make_arrays,
     open_repository,
     read,
     read_session,
     root_group,
 )
+from pullback.store.repository import ATTRIBUTE, Root, make_arrays
 from pullback.store.schema import (
     ARRAYS,
     BY_NAME,
@@ -67,7 +67,9 @@ class SweepStatus:
 class Sweep:
     """A sweep as it stood at one commit. Open it again to see later ones."""
 
+    location: Location
     path: Path
+    """The sweep's folder; in an object store there is none, and this is its address as pathlib writes it."""
     name: str
     """The name its job gave it, or else its folder's."""
     provenance: dict[str, Any]
@@ -76,11 +78,12 @@ class Sweep:
     snapshot: str
     """The id of the commit that is read."""
 
-    def __init__(self, path: Path, session: icechunk.Session, group: zarr.Group) -> None:
-        root = Root.of(group, path)
-        self.path = path
+    def __init__(self, location: Location, session: icechunk.Session, group: zarr.Group) -> None:
+        root = Root.of(group, location)
+        self.location = location
+        self.path = location.path
         self.provenance = root.provenance
-        self.name = str(root.provenance.get("name", path.name))
+        self.name = str(root.provenance.get("name", location.name))
         self.layout = root.layout
         self.snapshot = session.snapshot_id
         self._session = session
@@ -88,7 +91,7 @@ class Sweep:
         self._arrays: dict[str, zarr.Array[Any]] = {}  # opening one takes a millisecond
 
     def __repr__(self) -> str:
-        return f"<Sweep {self.name} at {self.path}: {self.layout.samples} samples>"
+        return f"<Sweep {self.name} at {self.location}: {self.layout.samples} samples>"
 
     def status(self) -> SweepStatus:
         """How many samples are planned, good, quarantined and pending."""
@@ -152,7 +155,7 @@ class Sweep:
         good = self.status().good
         if not good:
             raise StoreError(
-                f"{self.path} has no good sample yet, hence no mean metric; "
+                f"{self.location} has no good sample yet, hence no mean metric; "
                 "run the sweep on, or see why its samples are quarantined."
             )
         total = np.zeros((self.layout.latent_dim, self.layout.latent_dim))
@@ -169,7 +172,7 @@ class Sweep:
             StoreError: the path is taken, not writable or inside the sweep, or data on disk are damaged; nothing is
                 left there.
         """
-        if self.path.resolve() in local_path(out).resolve().parents:
+        if self.location.is_local and self.path.resolve() in local_path(out).resolve().parents:
             raise StoreError(f"{out} is inside the sweep itself; nothing was written. Choose a folder beside it.")
         attributes: dict[str, Any] = self._group.attrs.asdict()
         attributes[ATTRIBUTE] = {**attributes[ATTRIBUTE], "snapshot": self.snapshot}
@@ -184,11 +187,11 @@ class Sweep:
     @cached_property
     def _status(self) -> npt.NDArray[np.uint8]:
         schema, other = BY_NAME["status"], BY_NAME["trace"]
-        status = read(self._array(schema), slice(None), self.path)
+        status = read(self._array(schema), slice(None), self.location)
         # A lost chunk of `status` reads as pending; that the shard is there in another array gives it away.
         for shard in np.unique(np.flatnonzero(status == PENDING) // self.layout.shard_size):
             if has_chunk(self._session, other, int(shard)):
-                raise damaged(schema.name, self.path, f"shard {shard} is committed, and absent")
+                raise damaged(schema.name, self.location, f"shard {shard} is committed, and absent")
         return status
 
     @cached_property
@@ -202,19 +205,19 @@ class Sweep:
         return self._arrays[schema.name]
 
     def _open_array(self, schema: ArraySchema) -> "zarr.Array[Any]":
-        array = array_of(self._group, schema.name, self.path)
+        array = array_of(self._group, schema.name, self.location)
         if array.shape != schema.shape(self.layout) or array.dtype != np.dtype(schema.dtype):
-            raise damaged(schema.name, self.path, f"found {array.dtype}{list(array.shape)}")
+            raise damaged(schema.name, self.location, f"found {array.dtype}{list(array.shape)}")
         return array
 
     def _read(self, schema: ArraySchema, selection: Any = slice(None)) -> npt.NDArray[Any]:
         """Read a selection, and make sure that none of it is a fill value in place of a lost result."""
-        values = read(self._array(schema), selection, self.path)
+        values = read(self._array(schema), selection, self.location)
         rows = selection[0] if isinstance(selection, tuple) else selection
         wanted = np.atleast_1d(np.arange(schema.shape(self.layout)[0])[rows])
         for shard in np.unique(wanted // schema.shard_shape(self.layout)[0]):
             if shard in self._expected(schema) and not has_chunk(self._session, schema, int(shard)):
-                raise damaged(schema.name, self.path, f"shard {shard} is committed, and absent")
+                raise damaged(schema.name, self.location, f"shard {shard} is committed, and absent")
         return values
 
     def _expected(self, schema: ArraySchema) -> "range | frozenset[int]":
@@ -222,31 +225,34 @@ class Sweep:
         return range(self.layout.shards) if schema == SAMPLE else self._committed
 
 
-def open_sweep(path: Path | str, snapshot: str | None = None) -> Sweep:
+def open_sweep(address: Location | Path | str, snapshot: str | None = None) -> Sweep:
     """Open a sweep read-only, as it stands at its last commit, or as it stood at an earlier one.
 
     Args:
-        path: the sweep's folder.
+        address: the sweep's folder, or its address in an object store.
         snapshot: the `Sweep.snapshot` of an earlier reader, to see for ever what that one saw.
 
     Raises:
         StoreError: there is no sweep there (and which one may be meant), no such snapshot, or it cannot be read.
     """
-    path = local_path(path)
-    repository = open_repository(path)
-    session = read_session(repository, path, snapshot)
-    return Sweep(path, session, root_group(session, path))
+    location = locate(address)
+    repository = open_repository(location)
+    session = read_session(repository, location, snapshot)
+    return Sweep(location, session, root_group(session, location))
 
 
-def list_sweeps(folder: Path | str) -> list[Sweep]:
-    """The sweeps directly inside a folder, by folder name; everything else there is ignored."""
-    folder = local_path(folder)
+def list_sweeps(folder: Location | Path | str) -> list[Sweep]:
+    """The sweeps directly inside a folder or a prefix, by name; everything else there is ignored.
+
+    Raises:
+        StoreError: an object store does not answer, or cannot be listed here.
+    """
     sweeps = []
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.name.startswith(".") or not is_repository(path):
+    for location in children(locate(folder)):
+        if location.name.startswith(".") or not is_repository(location):
             continue
         try:
-            sweeps.append(open_sweep(path))
+            sweeps.append(open_sweep(location))
         except StoreError as error:
             # One damaged sweep must not hide the others.
             logger.warning("%s", error)

@@ -1,9 +1,9 @@
 """A sweep's store as its driver and its workers see it: creating, writing shards, committing.
 
-This module owns Zarr's and Icechunk's quirks. Invariants: a store exists whole or not at all; shapes never change;
-a shard is written whole, through a fork, and becomes visible by the driver's commit or not at all; only the first
-result of a shard is kept. Only one process may commit: see `hold`. Reading is left to `reader`, the meaning of the
-arrays to `schema`.
+Invariants: a store exists whole or not at all; shapes never change; a shard is written whole, through a fork, and
+becomes visible by the driver's commit or not at all; only the first result of a shard is kept. To a folder only one
+process may commit: see `hold`. In an object store two drivers may: each commit is made on top of the last, and leaves
+out what that has already. Reading is left to `reader`, the meaning of the arrays to `schema`.
 
 What a failure leaves: a worker killed in mid-shard leaves chunk files that nothing refers to; a driver killed
 between commits loses the shards handed in since the last one, which are pending again; nothing else.
@@ -11,11 +11,9 @@ between commits loses the shards handed in since the last one, which are pending
 
 import inspect
 import json
-import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,11 +25,25 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import StoreLike
 
 from pullback.errors import StoreError
-from pullback.store.folders import local_path, whole_folder
+from pullback.store.folders import whole_folder
+from pullback.store.location import Location, locate
 from pullback.store.lock import hold
+from pullback.store.opening import (
+    BRANCH,
+    array_of,
+    cause,
+    commit_on_tip,
+    has_content,
+    is_free,
+    is_repository,
+    open_repository,
+    read,
+    read_session,
+    root_group,
+)
 from pullback.store.schema import ARRAYS, PENDING, SHARD_ARRAYS, ArraySchema, Layout, ShardRecord
 
-__all__ = ["Root", "SweepStore", "create", "hold", "write_shard"]
+__all__ = ["Root", "SweepStore", "create", "hold", "is_repository", "write_shard"]
 
 FORMAT = 1
 """The version of the arrays and attributes; a reader refuses a newer one."""
@@ -39,18 +51,9 @@ FORMAT = 1
 ATTRIBUTE = "pullback"
 """The root group's attribute under which format, layout and provenance stand."""
 
-BRANCH = "main"
-
 _SHARDS_A_MANIFEST = 64
 """A commit rewrites the manifests it touches. Unsplit, they grow with the sweep: 600 shards committed by fours
 left 69 MB of them, split like this 8 MB."""
-
-if "ICECHUNK_LOG" not in os.environ:
-    # Icechunk's warning that local storage loses concurrent commits is answered by `hold`; it would be printed by
-    # every process that opens a sweep. The second name is version 2's, the third its remark on the same storage.
-    icechunk.set_logs_filter(
-        "warn,icechunk::storage::object_store=error,icechunk_arrow_object_store=error,icechunk_storage::readback=error"
-    )
 
 
 @dataclass(frozen=True)
@@ -72,52 +75,85 @@ class Root:
         return {ATTRIBUTE: {"format": FORMAT, "layout": self.layout.to_dict(), "provenance": provenance}}
 
     @classmethod
-    def of(cls, group: zarr.Group, path: Path) -> "Root":
+    def of(cls, group: zarr.Group, location: Location) -> "Root":
         """Read the attributes; raises StoreError where they are not a sweep's, or a newer version's."""
         entry = cast(Any, group.attrs.asdict().get(ATTRIBUTE))
         if not isinstance(entry, Mapping):
-            raise StoreError(f"{path} is an Icechunk repository, but not a sweep of Pullback; it was left as it is.")
+            raise StoreError(
+                f"{location} is an Icechunk repository, but not a sweep of Pullback; it was left as it is."
+            )
         version = entry.get("format")
         if not isinstance(version, int) or version > FORMAT:
             raise StoreError(
-                f"{path} has format {version}, and this version of Pullback reads up to {FORMAT}; "
+                f"{location} has format {version}, and this version of Pullback reads up to {FORMAT}; "
                 "it was left as it is. Update Pullback to read it."
             )
         try:
             return cls(Layout.from_dict(entry["layout"]), dict(entry["provenance"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise StoreError(f"{path} does not say which sweep it is ({error}): its attributes are damaged.") from error
+            raise StoreError(
+                f"{location} does not say which sweep it is ({error}): its attributes are damaged."
+            ) from error
 
 
-def create(path: Path | str, layout: Layout, provenance: dict[str, Any]) -> "SweepStore":
+def create(address: Location | Path | str, layout: Layout, provenance: dict[str, Any]) -> "SweepStore":
     """Make the store of a planned sweep, every array at its final shape, every sample pending.
 
-    The Icechunk repository is the folder `path` itself; it appears there whole or not at all. Missing parents are
-    made, and removed again on failure.
+    The Icechunk repository is the folder (or prefix) itself; the sweep appears there whole or not at all. Missing
+    parents of a folder are made, and removed again on failure.
 
     Args:
-        path: a local folder that does not exist or is empty.
+        address: a folder that does not exist or is empty, or a free place in an object store.
         layout: the sizes that fix every shape.
         provenance: what made the sweep, ready for JSON; its `name` is the sweep's.
 
     Raises:
-        StoreError: the path is taken, a URL or not writable; the provenance is not JSON.
+        StoreError: the place is taken or not writable; the provenance is not JSON.
     """
-    path = local_path(path)
+    location = locate(address)
     attributes = Root(layout, provenance).to_attributes()
-    with whole_folder(path.resolve()) as temporary:
-        try:
-            repository = icechunk.Repository.create(_storage(temporary), config=_config(), **_format_options())
-            repository.save_config()
-            session = repository.writable_session(BRANCH)
-            make_arrays(session.store, layout, attributes)
-            session.commit("plan")
-        except icechunk.IcechunkError as error:
-            raise StoreError(
-                f"{path} cannot be written ({cause(error)}); nothing was left there. "
-                "Check that the folder is writable and its disk is not full, or choose another."
-            ) from error
-    return SweepStore.open(path)
+    if location.is_local:
+        with whole_folder(location.path.resolve()) as temporary:
+            _make_sweep(Location(temporary), location, layout, attributes)
+    else:
+        if not is_free(location):
+            raise _taken(location)
+        _make_sweep(location, location, layout, attributes)
+    return SweepStore.open(location)
+
+
+def _make_sweep(place: Location, location: Location, layout: Layout, attributes: dict[str, Any]) -> None:
+    """Make the repository and commit the arrays, which is when the sweep at `location` begins to exist."""
+    try:
+        repository = _make_repository(place)
+        session = repository.writable_session(BRANCH)
+        if has_content(session):  # since a moment ago
+            raise _taken(location)
+        make_arrays(session.store, layout, attributes)
+        session.commit("plan")
+    except icechunk.ConflictError as error:
+        raise _taken(location) from error
+    except icechunk.IcechunkError as error:
+        raise StoreError(
+            f"{location} cannot be written ({cause(error)}); no sweep was left there. "
+            "Check that it is writable and not full, or choose another place."
+        ) from error
+
+
+def _make_repository(place: Location) -> icechunk.Repository:
+    """An empty repository; one that is there already, where a driver was killed or another is at it now."""
+    try:
+        repository = icechunk.Repository.create(place.storage(), config=_config(), **_format_options())
+    except icechunk.IcechunkError:
+        if not is_repository(place):
+            raise
+        return open_repository(place)
+    repository.save_config()
+    return repository
+
+
+def _taken(location: Location) -> StoreError:
+    return StoreError(f"{location} is taken; it was left as it is. Choose another place.")
 
 
 def make_arrays(store: StoreLike, layout: Layout, attributes: dict[str, Any]) -> zarr.Group:
@@ -182,22 +218,29 @@ def write_shard(fork: bytes, record: ShardRecord) -> bytes:
 class SweepStore:
     """The driver's side of one sweep's store. Not for concurrent use; hold the sweep (`hold`) while you commit."""
 
-    def __init__(self, path: Path, repository: icechunk.Repository, root: Root) -> None:
-        self.path = path
+    path: Path
+    """The sweep's folder; in an object store there is none, and this is its address as pathlib writes it."""
+
+    def __init__(self, location: Location, repository: icechunk.Repository, root: Root) -> None:
+        self.location = location
+        self.path = location.path
         self.layout = root.layout
         self.provenance = root.provenance
         self._repository = repository
         self._fork: bytes | None = None
         self._staged: dict[int, bytes] = {}
-        self._committed = set(range(root.layout.shards)) - set(self.pending_shards())
+        self._committed: set[int] = set()
+        self._tip = ""
+        """The commit of which `_committed` tells; another driver may have committed since."""
+        self._look(read_session(repository, location))
 
     @classmethod
-    def open(cls, path: Path | str) -> "SweepStore":
+    def open(cls, address: Location | Path | str) -> "SweepStore":
         """Open an existing sweep to go on with it; raises StoreError where there is none."""
-        path = local_path(path)
-        repository = open_repository(path)
-        group = root_group(read_session(repository, path), path)
-        return cls(path, repository, Root.of(group, path))
+        location = locate(address)
+        repository = open_repository(location)
+        group = root_group(read_session(repository, location), location)
+        return cls(location, repository, Root.of(group, location))
 
     @property
     def snapshot(self) -> str:
@@ -211,13 +254,11 @@ class SweepStore:
 
     def status(self) -> npt.NDArray[np.uint8]:
         """The committed status of every sample, [samples] u1."""
-        group = root_group(read_session(self._repository, self.path), self.path)
-        return read(array_of(group, "status"), slice(None), self.path)
+        return self._status_in(read_session(self._repository, self.location))
 
     def pending_shards(self) -> list[int]:
         """The shards, ascending, of which any sample's committed status is pending."""
-        pending = np.flatnonzero(self.status() == PENDING)
-        return [int(shard) for shard in np.unique(pending // self.layout.shard_size)]
+        return self._pending_in(self.status())
 
     def fork(self) -> bytes:
         """What a worker needs to write shards, pickled: under 1 KB, good for the whole run and for any process."""
@@ -244,7 +285,7 @@ class SweepStore:
         expected = {f"/{schema.name}": [[shard, *(0 for _ in schema.dims[1:])]] for schema in SHARD_ARRAYS}
         if {name: [list(index) for index in chunks] for name, chunks in written.items()} != expected:
             raise StoreError(
-                f"a worker's result for shard {shard} of {self.path} is not exactly that shard; it was not taken, "
+                f"a worker's result for shard {shard} of {self.location} is not exactly that shard; it was not taken, "
                 "and the shard is still pending. Run the sweep again; if this returns, report it."
             )
         self._staged[shard] = result
@@ -256,135 +297,48 @@ class SweepStore:
         On failure the merged shards stay merged, and committing can be tried again.
 
         Raises:
-            StoreError: another process committed since, or the disk refused.
+            StoreError: other processes committed all the time, or the storage refused.
         """
         if not self._staged:
             return self.snapshot
         try:
-            session = self._repository.writable_session(BRANCH)
-            session.merge(*(pickle.loads(result) for result in self._staged.values()))
-            snapshot = session.commit(message)
+            snapshot = commit_on_tip(self._repository, self._merge_staged, message)
         except (icechunk.ConflictError, icechunk.IcechunkError) as error:
             raise StoreError(
-                f"{len(self._staged)} shards could not be committed to {self.path} ({cause(error)}); what was "
-                "committed before is kept. Check that its disk is not full and that no other process drives this "
-                "sweep, then run it again: it resumes."
+                f"{len(self._staged)} shards could not be committed to {self.location} ({cause(error)}); what was "
+                "committed before is kept. Check that its storage can be written to and is not full, and how many "
+                "other processes drive this sweep, then run it again: it resumes."
             ) from error
         self._committed |= self._staged.keys()
         self._staged.clear()
+        self._tip = snapshot
         return snapshot
 
+    def _merge_staged(self, session: icechunk.Session) -> bool:
+        """Put the merged shards into a session of the last commit, but for those that this commit has already.
 
-# Opening and reading, shared with `reader`.
+        Where there is no lock another driver may have committed them: the first result stays.
+        """
+        self._look(session)
+        for shard in self._committed & self._staged.keys():
+            del self._staged[shard]
+        if self._staged:
+            session.merge(*(pickle.loads(result) for result in self._staged.values()))
+        return bool(self._staged)
 
+    def _look(self, session: icechunk.Session) -> None:
+        """Learn what is committed, from a session of the last commit."""
+        if session.snapshot_id != self._tip:
+            self._committed = {*range(self.layout.shards)} - {*self._pending_in(self._status_in(session))}
+            self._tip = session.snapshot_id
 
-def is_repository(path: Path) -> bool:
-    """Whether a folder looks like an Icechunk repository. Icechunk itself would make the folder by asking."""
-    return (path / "snapshots").is_dir() and ((path / "refs").is_dir() or (path / "repo").is_file())
+    def _status_in(self, session: icechunk.Session) -> npt.NDArray[np.uint8]:
+        group = root_group(session, self.location)
+        return read(array_of(group, "status", self.location), slice(None), self.location)
 
-
-def open_repository(path: Path) -> icechunk.Repository:
-    """Open the Icechunk repository at a path; raises StoreError where there is none, with the nearest sweep."""
-    if not is_repository(path):
-        raise StoreError(_missing(path))
-    try:
-        # Absolute, because a fork carries the path to workers that may stand in another folder.
-        return icechunk.Repository.open(_storage(path.resolve()))
-    except icechunk.IcechunkError as error:
-        raise StoreError(f"{path} cannot be opened ({cause(error)}); it was left as it is.") from error
-
-
-def read_session(repository: icechunk.Repository, path: Path, snapshot: str | None = None) -> icechunk.Session:
-    """A read-only session of the commit with this id; of the last one by default."""
-    try:
-        if snapshot is None:
-            return repository.readonly_session(BRANCH)
-        return repository.readonly_session(snapshot_id=snapshot)
-    except (icechunk.IcechunkError, ValueError) as error:  # ValueError: what is no id at all
-        if snapshot is not None:
-            raise StoreError(
-                f"{path} has no snapshot {snapshot!r} that can be read ({cause(error)}); it was left as it is. "
-                "Take an id that a reader of this very sweep gave, or none for the last commit."
-            ) from error
-        raise StoreError(f"{path} cannot be opened ({cause(error)}); it was left as it is.") from error
-
-
-def root_group(session: icechunk.Session, path: Path) -> zarr.Group:
-    """The root group that a session sees, for reading."""
-    try:
-        return zarr.open_group(session.store, mode="r", use_consolidated=False)
-    except FileNotFoundError:
-        raise StoreError(
-            f"{path} is an Icechunk repository without a root group, not a sweep of Pullback (or a damaged one); "
-            "it was left as it is."
-        ) from None
-    except (icechunk.IcechunkError, ValueError) as error:
-        raise StoreError(f"{path} cannot be opened ({cause(error)}); it was left as it is.") from error
-
-
-def array_of(group: zarr.Group, name: str, path: Path | None = None) -> "zarr.Array[Any]":
-    """An array of the group, by name; raises StoreError where its description is damaged."""
-    try:
-        return cast("zarr.Array[Any]", group[name])
-    except Exception as error:  # see `read`
-        raise damaged(name, path or Path(str(group.store)), error) from error
-
-
-def read(array: "zarr.Array[Any]", selection: Any, path: Path) -> npt.NDArray[Any]:
-    """Read a selection (slices and integer arrays, one an axis, independently of each other).
-
-    Raises:
-        StoreError: what is on disk is damaged; names the array.
-    """
-    try:
-        return np.asarray(array.oindex[selection])
-    except Exception as error:  # Zarr's codecs and Icechunk raise as they like; all of it means the same here
-        raise damaged(array.basename, path, error) from error
-
-
-def has_chunk(session: icechunk.Session, schema: ArraySchema, shard: int) -> bool:
-    """Whether the array holds anything for the shard. If not, it reads as fill values, without an error."""
-    index = [shard, *(0 for _ in schema.dims[1:])]
-    kind = session.chunk_type(f"/{schema.name}", index)
-    return not str(kind).lower().endswith("uninitialized")  # Icechunk 1 writes the names in capitals, 2 does not
-
-
-def damaged(name: str, path: Path, why: BaseException | str) -> StoreError:
-    """The error to raise where an array's data on disk cannot be trusted."""
-    return StoreError(
-        f"the array '{name}' of {path} cannot be read: its data on disk are damaged or missing "
-        f"({cause(why) if isinstance(why, BaseException) else why}). Nothing wrong was returned; other arrays "
-        "and samples may still be read. Restore the folder from a copy, or run the sweep anew in another folder."
-    )
-
-
-def cause(error: BaseException) -> str:
-    """What an error says, in one line. Icechunk adds several that only its authors can use."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    first = lines[0].removeprefix("x ")
-    deeper = [line.removeprefix("`-> ") for line in lines if line.startswith("`-> ")]
-    return f"{first}: {deeper[-1]}" if deeper and deeper[-1] != first else first
-
-
-def _missing(path: Path) -> str:
-    if path.is_dir() and any(path.iterdir()):
-        return f"{path} is a folder, but not a sweep of Pullback; it was left as it is."
-    try:
-        names = [other.name for other in path.absolute().parent.iterdir() if is_repository(other)]
-    except OSError:
-        names = []
-    near = get_close_matches(path.name, names, n=1)
-    if near:
-        return f"no sweep at {path}; did you mean {path.with_name(near[0])}?"
-    if names:
-        return f"no sweep at {path}; in that folder there are: {', '.join(sorted(names))}."
-    return f"no sweep at {path}, and none beside it. Check the path, or run a job to make one."
-
-
-def _storage(path: Path) -> icechunk.Storage:
-    return icechunk.local_filesystem_storage(str(path))
+    def _pending_in(self, status: npt.NDArray[np.uint8]) -> list[int]:
+        shards = np.unique(np.flatnonzero(status == PENDING) // self.layout.shard_size)
+        return [int(shard) for shard in shards]
 
 
 def _config() -> icechunk.RepositoryConfig:

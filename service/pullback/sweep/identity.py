@@ -18,8 +18,10 @@ from torch import nn
 from pullback.distances import Distance
 from pullback.errors import StoreError
 from pullback.spec import JobSpec
-from pullback.store.folders import is_vacant
-from pullback.store.repository import SweepStore
+from pullback.store.location import Location, locate
+from pullback.store.opening import is_free
+from pullback.store.repository import SweepStore, create
+from pullback.store.schema import Layout
 
 FORMAT = 2
 """Version of the results' meaning; part of every sweep's identity."""
@@ -61,24 +63,46 @@ def provenance_of(job: JobSpec, generator: nn.Module, distance: Distance, method
     }
 
 
-def existing_store(path: Path, provenance: dict[str, Any]) -> SweepStore | None:
-    """The store of this very sweep at a path, or None where the path is free.
+def attach_store(address: Location | Path | str, layout: Layout, provenance: dict[str, Any]) -> SweepStore:
+    """The store of this very sweep at a place, made if nothing is there.
+
+    Of two drivers that make it in an object store at the same moment, one makes it and the other joins.
+
+    Raises:
+        StoreError: something else is there, or it cannot be written.
+    """
+    store = existing_store(address, provenance)
+    if store is not None:
+        return store
+    try:
+        return create(address, layout, provenance)
+    except StoreError:
+        store = existing_store(address, provenance)
+        if store is None:
+            raise
+        return store
+
+
+def existing_store(address: Location | Path | str, provenance: dict[str, Any]) -> SweepStore | None:
+    """The store of this very sweep at a place, or None where the place is free.
 
     Raises:
         StoreError: something else is there; names the keys in which another sweep differs.
     """
-    if is_vacant(path):
+    location = locate(address)
+    if is_free(location):
         return None
-    store = SweepStore.open(path)
+    store = SweepStore.open(location)
     if store.provenance.get("format") != FORMAT:
         raise StoreError(
-            f"{path} holds a sweep of another version of Pullback (format {store.provenance.get('format')}; this one "
-            f"writes {FORMAT}), which cannot be gone on with. It was not touched. Give this job another `store`"
+            f"{location} holds a sweep of another version of Pullback (format {store.provenance.get('format')}; "
+            f"this one writes {FORMAT}), which cannot be gone on with. It was not touched. "
+            "Give this job another `store`"
         )
     if store.provenance.get("sweep_id") != provenance["sweep_id"]:
         changed = _differences(store.provenance.get("identity", {}), provenance["identity"])
         raise StoreError(
-            f"{path} holds another sweep, {store.provenance.get('name')!r}, which differs in {'; '.join(changed)}. "
+            f"{location} holds another sweep, {store.provenance.get('name')!r}, which differs in {'; '.join(changed)}. "
             "It was not touched. Give this job another `store`"
         )
     return store

@@ -27,7 +27,8 @@ from pullback.metric.memory import GIB, Fit, fit, usable_bytes
 from pullback.metric.methods import Method, Setting, choose, expected_products, product_at
 from pullback.metric.precision import arithmetic, require
 from pullback.spec import JobSpec
-from pullback.store.folders import local_path
+from pullback.store.location import Location, locate
+from pullback.store.opening import is_repository
 from pullback.store.repository import SweepStore
 from pullback.store.schema import PENDING, Layout, stored_bytes
 from pullback.sweep.identity import existing_store, provenance_of
@@ -94,7 +95,7 @@ def make_plan(job: JobSpec, *, measure: bool = False, source: str = "the job") -
         SpecError: with every problem that would keep the sweep from being finished.
     """
     problems: list[str] = []
-    path = _store_folder(job, problems)
+    place = _store_place(job, problems)
     device = _device(job, problems)
     generator = _generator(job, device, problems)
     distance = _distance(job, device, problems)
@@ -103,14 +104,14 @@ def make_plan(job: JobSpec, *, measure: bool = False, source: str = "the job") -
     workers = _workers(job, device, problems)
     layout = _layout(job, generator, workers, problems)
     workers = min(workers, layout.shards)
-    if path is not None:
-        problems += _disk_problems(path, stored_bytes(layout))
+    if place is not None:
+        problems += _disk_problems(place, stored_bytes(layout))
     if distance is None or not _measurable(job, generator, distance, device, problems):
         raise SpecError(problems, source)
     chosen = _fit(job, generator, distance, layout, device, workers, problems)
     method = _method(job, distance, device, layout, chosen, problems)
     provenance = provenance_of(job, generator, distance, method or "")
-    store = _existing(path, provenance, problems)
+    store = _existing(place, provenance, problems)
     if problems or chosen is None or method is None:
         raise SpecError(problems, source)
     finished = 0
@@ -240,9 +241,9 @@ def _layout(job: JobSpec, generator: nn.Module, workers: int, problems: list[str
     return Layout(job.samples.count, n, kept, shard_size(job, n, kept, workers))
 
 
-def _existing(path: Path | None, provenance: dict[str, Any], problems: list[str]) -> SweepStore | None:
+def _existing(place: Location | None, provenance: dict[str, Any], problems: list[str]) -> SweepStore | None:
     try:
-        return None if path is None else existing_store(path, provenance)
+        return None if place is None else existing_store(place, provenance)
     except StoreError as error:
         problems.append(f"store: {error}")
         return None
@@ -297,11 +298,14 @@ def _fit(
         return None
 
 
-def _store_folder(job: JobSpec, problems: list[str]) -> Path | None:
+def _store_place(job: JobSpec, problems: list[str]) -> Location | None:
     """Where the store is or will be; None where none can be."""
     try:
-        store = local_path(job.store or job.store_path)
-        existing = _existing_part(store)
+        place = locate(job.store or job.store_path)
+        if not place.is_local:
+            is_repository(place)  # for its error, where the object store does not answer
+            return place
+        existing = _existing_part(place.path)
     except StoreError as error:
         problems.append(f"store: {error}")
         return None
@@ -314,17 +318,17 @@ def _store_folder(job: JobSpec, problems: list[str]) -> Path | None:
     if not os.access(existing, os.W_OK | os.X_OK):
         problems.append(f"store: the folder {existing} may not be written to; choose another one")
         return None
-    return store
+    return place
 
 
 def _existing_part(path: Path) -> Path:
     return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
 
 
-def _disk_problems(store: Path, need: int) -> list[str]:
-    if store.exists():
+def _disk_problems(place: Location, need: int) -> list[str]:
+    if not place.is_local or place.path.exists():
         return []
-    existing = _existing_part(store)
+    existing = _existing_part(place.path)
     free = shutil.disk_usage(existing).free
     if need <= free:
         return []

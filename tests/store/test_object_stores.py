@@ -1,0 +1,248 @@
+"""Sweeps in an object store, on a real S3 server of this machine (`s3_server`)."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import icechunk
+import numpy as np
+import pytest
+import xarray as xr
+from stored_sweeps import LAYOUT, commit, filled, record_of
+
+from pullback.errors import StoreError
+from pullback.store import opening
+from pullback.store.derived import load_derived, save_derived
+from pullback.store.location import locate
+from pullback.store.reader import list_sweeps, open_sweep
+from pullback.store.repository import SweepStore, create, hold, write_shard
+from pullback.store.schema import Layout
+from pullback.sweep.identity import attach_store
+
+pytestmark = pytest.mark.skipif(
+    find_spec("moto") is None or find_spec("flask") is None, reason="no S3 server here: pip install 'moto[s3]' flask"
+)
+
+
+@pytest.fixture
+def bucket(s3: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """A free prefix of a bucket, for this test."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "knows-nothing")
+    return f"s3://bucket/{request.node.name}"
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """The address of a running server."""
+    server = [sys.executable, str(Path(__file__).with_name("s3_server.py"))]
+    with subprocess.Popen(server, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        finally:
+            process.kill()
+
+
+def test_a_sweep_in_an_object_store_is_as_one_in_a_folder(bucket: str, tmp_path: Path) -> None:
+    store = create(f"{bucket}/sweep", LAYOUT, {"name": "sweep", "seed": 7})
+    assert store.pending_shards() == [0, 1, 2]
+    commit(store, *(record_of(LAYOUT, shard, quarantined=(1,)) for shard in range(3)))
+    filled(tmp_path / "sweep")
+    there, here = open_sweep(f"{bucket}/sweep"), open_sweep(tmp_path / "sweep")
+    xr.testing.assert_identical(there.dataset().load(), here.dataset().load())
+    assert there.status() == here.status()
+    assert str(there.location) == f"{bucket}/sweep"
+    assert open_sweep(there.path).snapshot == store.snapshot, "the form into which pathlib brings an address is read"
+
+
+def test_a_fork_carries_no_credentials(bucket: str) -> None:
+    fork = create(f"{bucket}/sweep", LAYOUT, {}).fork()
+    assert b"knows-nothing" not in fork
+    assert len(fork) < 1_000
+
+
+def test_a_place_that_is_taken_is_refused(bucket: str) -> None:
+    store = create(f"{bucket}/sweep", LAYOUT, {})
+    with pytest.raises(StoreError, match="is taken"):
+        create(f"{bucket}/sweep", LAYOUT, {})
+    assert store.pending_shards() == [0, 1, 2]
+
+
+def test_a_creation_that_was_killed_before_it_was_whole_is_gone_on_with(bucket: str) -> None:
+    icechunk.Repository.create(locate(f"{bucket}/sweep").storage())
+    with pytest.raises(StoreError, match="not a sweep of Pullback"):
+        open_sweep(f"{bucket}/sweep")
+    assert create(f"{bucket}/sweep", LAYOUT, {}).pending_shards() == [0, 1, 2]
+
+
+def test_two_drivers_that_make_a_sweep_at_once_have_one(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    provenance = {"format": 2, "name": "x", "sweep_id": "abc", "identity": {}}
+    first: list[SweepStore] = []
+    save_config = icechunk.Repository.save_config
+
+    def meanwhile(repository: icechunk.Repository) -> None:
+        save_config(repository)
+        if not first:
+            first.append(attach_store(f"{bucket}/sweep", LAYOUT, provenance))
+            commit(first[0], record_of(LAYOUT, 1))
+
+    monkeypatch.setattr(icechunk.Repository, "save_config", meanwhile)
+    second = attach_store(f"{bucket}/sweep", LAYOUT, provenance)
+    assert second.pending_shards() == [0, 2]
+    with pytest.raises(StoreError, match="holds another sweep"):
+        attach_store(f"{bucket}/sweep", LAYOUT, {**provenance, "sweep_id": "other", "identity": {"seed": 1}})
+
+
+def test_of_two_drivers_the_first_result_of_each_shard_stays(bucket: str) -> None:
+    one = create(f"{bucket}/sweep", LAYOUT, {})
+    with hold(f"{bucket}/sweep"), hold(f"{bucket}/sweep"):
+        other = SweepStore.open(f"{bucket}/sweep")
+    for store, shards, seed in ((one, (0, 1), 1), (other, (1, 2), 2)):
+        for shard in shards:
+            assert store.merge(shard, write_shard(store.fork(), record_of(LAYOUT, shard, seed=seed)))
+    one.commit("one")
+    other.commit("other")
+    assert other.uncommitted == 0
+    assert not one.pending_shards()
+    expected = np.concatenate([record_of(LAYOUT, shard, seed).trace for shard, seed in ((0, 1), (1, 1), (2, 2))])
+    np.testing.assert_array_equal(open_sweep(f"{bucket}/sweep").dataset().trace.values, expected)
+    assert not one.merge(0, write_shard(one.fork(), record_of(LAYOUT, 0, seed=3)))
+
+
+def test_a_commit_in_the_middle_of_a_commit_loses_nothing(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = create(f"{bucket}/sweep", LAYOUT, {})
+    other = SweepStore.open(f"{bucket}/sweep")
+    for store, shards, seed in ((one, (0, 1), 1), (other, (1, 2), 2)):
+        for shard in shards:
+            store.merge(shard, write_shard(store.fork(), record_of(LAYOUT, shard, seed=seed)))
+    whole = icechunk.Session.commit
+    conflicts = []
+
+    def overtaken(session: icechunk.Session, message: str) -> str:
+        if message == "one" and not conflicts:
+            conflicts.append(other.commit("other"))
+        return whole(session, message)
+
+    monkeypatch.setattr(icechunk.Session, "commit", overtaken)
+    one.commit("one")
+    assert conflicts
+    expected = np.concatenate([record_of(LAYOUT, shard, seed).trace for shard, seed in ((0, 1), (1, 2), (2, 2))])
+    np.testing.assert_array_equal(open_sweep(f"{bucket}/sweep").dataset().trace.values, expected)
+
+
+def test_a_driver_that_is_overtaken_all_the_time_says_so_and_keeps_its_results(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = create(f"{bucket}/sweep", LAYOUT, {})
+    one.merge(0, write_shard(one.fork(), record_of(LAYOUT, 0)))
+
+    def overtaken(session: icechunk.Session, message: str) -> str:
+        raise icechunk.ConflictError("A", "B")
+
+    monkeypatch.setattr(opening, "_LONGEST_PAUSE", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(icechunk.Session, "commit", overtaken)
+        with pytest.raises(StoreError, match="how many other processes drive this sweep"):
+            one.commit("one")
+    assert one.uncommitted == 1
+    one.commit("one")
+    assert one.pending_shards() == [1, 2]
+
+
+DRIVER = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from stored_sweeps import record_of
+from pullback.store.repository import SweepStore, hold, write_shard
+address, seed = sys.argv[1], int(sys.argv[3])
+with hold(address):
+    store = SweepStore.open(address)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for shard in range(20) if seed == 1 else range(29, 9, -1):
+        if store.merge(shard, write_shard(store.fork(), record_of(store.layout, shard, seed=seed))):
+            store.commit(f"{seed}")
+"""
+
+
+def test_two_drivers_at_full_speed_lose_no_shard_and_store_none_twice(bucket: str) -> None:
+    layout = Layout(samples=60, latent_dim=3, components=3, shard_size=2)
+    store = create(f"{bucket}/sweep", layout, {})
+    arguments = [sys.executable, "-c", DRIVER, f"{bucket}/sweep", str(Path(__file__).parent)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    drivers = [subprocess.Popen([*arguments, str(seed)], **pipes) for seed in (1, 2)]
+    assert [driver.stdout.readline() for driver in drivers] == ["ready\n", "ready\n"]
+    for driver in drivers:
+        driver.stdin.write("go\n")
+        driver.stdin.flush()
+    assert [driver.communicate(timeout=200)[1] for driver in drivers] == ["", ""]
+    assert [driver.returncode for driver in drivers] == [0, 0]
+    repository = icechunk.Repository.open(locate(f"{bucket}/sweep").storage())
+    seen: set[int] = set()
+    owner: dict[int, int] = {}
+    for ancestor in reversed([*repository.ancestry(branch="main")][:-2]):
+        done = {*range(30)} - {*pending_at(repository, ancestor.id)}
+        assert seen < done, "each commit has what the one before it had, and more"
+        owner |= dict.fromkeys(done - seen, int(ancestor.message))
+        seen = done
+    assert seen == {*range(30)}
+    assert [owner[shard] for shard in (*range(10), *range(20, 30))] == [1] * 10 + [2] * 10
+    expected = np.concatenate([record_of(layout, shard, seed=owner[shard]).trace for shard in range(30)])
+    np.testing.assert_array_equal(open_sweep(store.path).dataset().trace.values, expected)
+
+
+def pending_at(repository: icechunk.Repository, snapshot: str) -> list[int]:
+    import zarr
+
+    group = zarr.open_group(repository.readonly_session(snapshot_id=snapshot).store, mode="r", use_consolidated=False)
+    return [shard for shard in range(30) if group["status"][2 * shard] == 0]  # type: ignore[index]
+
+
+def test_the_sweeps_under_a_prefix_are_listed(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("obstore")
+    for name in ("b", "a"):
+        create(f"{bucket}/{name}", LAYOUT, {})
+    save_derived(f"{bucket}/a", "analysis", xr.Dataset({"kept": 1}))
+    assert [str(sweep.location) for sweep in list_sweeps(f"{bucket}/")] == [f"{bucket}/a", f"{bucket}/b"]
+    assert list_sweeps(f"{bucket}/nowhere") == []
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(StoreError, match="pip install obstore"):
+        list_sweeps(bucket)
+
+
+def test_a_result_is_kept_beside_its_sweep_and_replaced(bucket: str) -> None:
+    assert load_derived(f"{bucket}/sweep", "analysis") is None
+    for value in (1, 2):
+        place = save_derived(f"{bucket}/sweep", "analysis", xr.Dataset({"kept": ("x", [value])}, attrs={"n": value}))
+        found = load_derived(f"{bucket}/sweep", "analysis")
+        xr.testing.assert_identical(found, xr.Dataset({"kept": ("x", [value])}, attrs={"n": value}))
+    assert str(place) == f"{bucket}/sweep.analysis.zarr"
+
+
+def test_a_sweep_in_an_object_store_is_exported_to_a_folder(bucket: str, tmp_path: Path) -> None:
+    commit(create(f"{bucket}/sweep", LAYOUT, {}), record_of(LAYOUT, 0))
+    sweep = open_sweep(f"{bucket}/sweep")
+    sweep.export(tmp_path / "out.zarr")
+    plain = xr.open_zarr(tmp_path / "out.zarr", consolidated=False, chunks=None)
+    np.testing.assert_array_equal(plain.eigenvalue.values[:4], record_of(LAYOUT, 0).eigenvalue)
+    with pytest.raises(StoreError, match="folder of this machine only"):
+        sweep.export(f"{bucket}/out.zarr")
+
+
+def test_a_missing_sweep_a_missing_bucket_and_a_missing_server_are_told_apart(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(StoreError, match=f"no sweep at {bucket}/sweep"):
+        open_sweep(f"{bucket}/sweep")
+    with pytest.raises(StoreError, match=r"s3://nothing/sweep cannot be reached .*NoSuchBucket"):
+        open_sweep("s3://nothing/sweep")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    with pytest.raises(StoreError, match="nothing answers at AWS_ENDPOINT_URL"):
+        open_sweep(f"{bucket}/sweep")
