@@ -24,9 +24,14 @@ class SpecError(PullbackError):
 
     def __init__(self, problems: Sequence[str], source: str = "the job") -> None:
         self.problems = list(problems)
+        self.source = source
         count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
         lines = "\n".join(f"  - {problem}".replace("\n", "\n    ") for problem in self.problems)
         super().__init__(f"{source}: {count}\n{lines}")
+
+    def __reduce__(self) -> tuple[type["SpecError"], tuple[list[str], str]]:
+        """For other processes, which get an exception as its type and arguments."""
+        return type(self), (self.problems, self.source)
 
 
 class WeightsError(PullbackError):
@@ -43,3 +48,11 @@ class MemoryPlanError(PullbackError):
 
 class SweepError(PullbackError):
     """A sweep stopped before its end; what was committed stays."""
+
+
+class DeviceError(PullbackError):
+    """A GPU faulted: whatever its process computes from then on fails, so the process must end."""
+
+
+class WorkCancelledError(PullbackError):
+    """Work was given up because it was asked to be; nothing is wrong."""

@@ -105,8 +105,8 @@ def test_an_interrupted_run_says_how_to_go_on_and_going_on_ends_it(here, pullbac
         with serial_pool(order, plan) as inner:
 
             class Pool:
-                def results(self, shards):
-                    yield next(inner.results(shards))
+                def results(self, shards, stop):
+                    yield next(inner.results(shards, stop))
                     raise KeyboardInterrupt
 
             yield Pool()

@@ -1,7 +1,11 @@
 """The pool of Ray actors: what it computes, and what it does when workers fail."""
 
+import json
 import os
 import signal
+import threading
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +17,12 @@ from pullback.errors import SweepError
 from pullback.spec import JobSpec
 from pullback.store.reader import open_sweep
 from pullback.store.repository import create
+from pullback.store.schema import GOOD, QUARANTINED, Reason
+from pullback.sweep.control import events_path, request_cancel, state_of
 from pullback.sweep.latents import sample_latents
 from pullback.sweep.plan import make_plan
 from pullback.sweep.run import ShardFailed, run_sweep, serial_pool
+from pullback.sweep.schedule import Budgets
 from pullback.sweep.worker import ShardDone, WorkOrder
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
@@ -64,8 +71,8 @@ def order_of(job: JobSpec) -> tuple[WorkOrder, object]:
     return order, store
 
 
-def bad_shards(job: JobSpec) -> set[int]:
-    """The shards (of one sample each) whose code the fragile generators fail on."""
+def bad_samples(job: JobSpec) -> set[int]:
+    """The samples that the fragile generators fail on."""
     codes = sample_latents(job.samples, range(job.samples.count), 6)
     return {int(index) for index in np.flatnonzero(codes[:, 0] < -1.0)}
 
@@ -73,30 +80,39 @@ def bad_shards(job: JobSpec) -> set[int]:
 def run_all(job: JobSpec, retries: int, workers: int = 2):
     order, _ = order_of(job)
     shards = list(range(order.layout.shards))
-    return [result for result in RayPool(order, workers, retries).results(shards) if result is not None]
+    results = RayPool(order, workers, retries).results(shards, lambda: False)
+    return [result for result in results if isinstance(result, ShardDone | ShardFailed)]
 
 
 def test_ray_listens_on_loopback_only(our_ray):
     assert {node["NodeManagerAddress"] for node in ray.nodes()} == {"127.0.0.1"}
 
 
+def run_here(job: JobSpec, retries=2, budgets=None, report=lambda progress: None, wish=None):
+    """Run a job over the Ray that this module holds; the outcome, and how many workers were started."""
+    pools = []
+
+    @contextmanager
+    def pool(order, plan):
+        pools.append(RayPool(order, 2, retries, budgets))
+        yield pools[0]
+
+    def wanting(progress):
+        report(progress)
+        if wish is not None and wish.is_set():
+            request_cancel(job.store_path)
+
+    outcome = run_sweep(make_plan(job), pool, wanting)
+    return outcome, int(next(pools[0]._names).partition("-")[2])
+
+
+def events(job: JobSpec) -> list[dict]:
+    return [json.loads(line) for line in events_path(job.store_path).read_text().splitlines()]
+
+
 def test_actors_give_what_the_serial_pool_gives(our_ray, make_job, tmp_path):
     job = make_job("toy_generators:smooth", count=7, shard_size=2)
-    plan = make_plan(job)
-
-    class InRay:
-        """The pool over the Ray that this module holds."""
-
-        def __init__(self, order, plan):
-            self.order = order
-
-        def __enter__(self):
-            return RayPool(self.order, 2, 2)
-
-        def __exit__(self, *error):
-            return None
-
-    outcome = run_sweep(plan, InRay)
+    outcome, _ = run_here(job)
     serial = make_plan(job.model_copy(update={"store": str(tmp_path / "serial")}))
     run_sweep(serial, serial_pool)
     by_actors, in_process = open_sweep(tmp_path / "pool").dataset(), open_sweep(tmp_path / "serial").dataset()
@@ -106,25 +122,21 @@ def test_actors_give_what_the_serial_pool_gives(our_ray, make_job, tmp_path):
     np.testing.assert_allclose(by_actors["eigenvalue"].values, in_process["eigenvalue"].values, rtol=1e-5)
 
 
-def test_a_shard_that_keeps_failing_is_given_up_and_the_others_are_done(our_ray, make_job):
-    job = make_job("fragile_generators:raising", count=12)
-    bad = bad_shards(job)
+def test_a_sample_that_raises_is_quarantined_alone_and_its_error_told(our_ray, make_job):
+    job = make_job("fragile_generators:raising", count=12, shard_size=4)
+    bad = bad_samples(job)
     assert bad, "the seed must give at least one bad code"
-    results = run_all(job, retries=1)
-    failed = {result.shard: result.error for result in results if isinstance(result, ShardFailed)}
-    done = {result.shard for result in results if isinstance(result, ShardDone)}
-    assert set(failed) == bad
-    assert done == set(range(12)) - bad
-    assert all("cannot draw" in error for error in failed.values())
-    assert all(f"sample {shard}" in error for shard, error in failed.items())
-
-
-def test_a_failing_shard_is_tried_once_and_again_as_often_as_it_may_be(our_ray, make_job, mark_path):
-    job = make_job("fragile_generators:counting", count=5)
-    assert bad_shards(job) == {3, 4}
-    results = run_all(job, retries=2)
-    assert sum(isinstance(result, ShardFailed) for result in results) == 2
-    assert len(mark_path.with_name("tries").read_text().splitlines()) == 2 * 3
+    outcome, _ = run_here(job, retries=2)
+    dataset = open_sweep(job.store_path).dataset(only_good=False).load()
+    assert (outcome.failed, outcome.status.pending) == ((), 0)
+    assert set(np.flatnonzero(dataset.status.values == QUARANTINED)) == bad
+    tries = [event["attempt"] for event in events(job) if event["event"] == "failed"]
+    assert sorted(tries) == sorted([0, 1] * len({sample // 4 for sample in bad})), "and the third time sample by sample"
+    assert set(dataset.reason.values[sorted(bad)]) == {Reason.RAISED}
+    told = [event["message"] for event in events(job) if event["event"] == "quarantined"]
+    assert len(told) == len(bad)
+    assert all("this code is one that I cannot draw" in message for message in told)
+    assert {f"sample {sample}" for sample in bad} == {message.partition(":")[0] for message in told}
 
 
 def test_ray_neither_restarts_actors_nor_repeats_their_tasks_by_itself(our_ray, make_job):
@@ -143,19 +155,69 @@ def test_a_ray_of_the_callers_is_left_alone(our_ray):
 
 def test_a_dead_actor_is_replaced_and_its_shard_is_computed_by_another(our_ray, make_job, mark_path):
     job = make_job("fragile_generators:dying_once", count=12)
-    assert bad_shards(job)
+    assert bad_samples(job)
     results = run_all(job, retries=2)
     assert mark_path.exists(), "no actor died: nothing was tested"
     assert {result.shard for result in results} == set(range(12))
     assert all(isinstance(result, ShardDone) for result in results)
 
 
-def test_workers_that_always_die_end_the_run_with_advice_instead_of_looping(our_ray, make_job):
-    job = make_job("fragile_generators:dying", count=40)
-    assert len(bad_shards(job)) >= 2
-    # one replacement is borne; the bad shards of this job need more
-    with pytest.raises(SweepError, match=r"keep dying[\s\S]*run the same command again"):
-        run_all(job, retries=1, workers=1)
+def test_a_sample_that_kills_its_process_is_found_and_its_neighbours_are_computed(our_ray, make_job, tmp_path):
+    job = make_job("fragile_generators:dying", count=4, shard_size=4)
+    bad = bad_samples(job)
+    assert bad == {3}
+    outcome, _ = run_here(job, retries=1, budgets=Budgets(crash=0))
+    dataset = open_sweep(job.store_path).dataset(only_good=False).load()
+    assert (outcome.failed, outcome.status.pending) == ((), 0)
+    assert set(np.flatnonzero(dataset.reason.values == Reason.KILLED)) == bad
+    clean = make_job("toy_generators:smooth", count=4, shard_size=4).model_copy(
+        update={"store": str(tmp_path / "clean")}
+    )
+    run_sweep(make_plan(clean), serial_pool)
+    wanted = open_sweep(tmp_path / "clean").dataset(only_good=False).load()
+    good = dataset.status.values == GOOD
+    np.testing.assert_array_equal(dataset.latent.values, wanted.latent.values)
+    np.testing.assert_allclose(dataset.eigenvalue.values[good], wanted.eigenvalue.values[good], rtol=1e-5)
+
+
+def test_a_constructor_that_raises_is_told_once_and_at_once(our_ray, make_job):
+    order, _ = order_of(make_job("toy_generators:smooth"))
+    broken = replace(order, job=make_job("fragile_generators:no_such"))
+    with pytest.raises(SweepError, match=r"no function 'no_such'[\s\S]*Every committed shard is kept") as raised:
+        list(RayPool(broken, 2, 2).results(range(8), lambda: False))
+    assert str(raised.value).count("no_such") == 1
+
+
+def test_constructors_that_only_die_end_the_run(our_ray, make_job):
+    order, _ = order_of(make_job("toy_generators:smooth"))
+    broken = replace(order, job=make_job("fragile_generators:dying_at_once"))
+    with pytest.raises(SweepError, match=r"cannot go on: its worker died[\s\S]*run the same command again"):
+        list(RayPool(broken, 1, 2, Budgets(deaths_in_a_row=1)).results(range(8), lambda: False))
+
+
+def test_a_device_that_faults_ends_its_process_and_its_sample_is_left_out(our_ray, make_job):
+    job = make_job("fragile_generators:faulting", count=4)
+    outcome, workers = run_here(job, retries=1, budgets=Budgets(crash=0))
+    reasons = open_sweep(job.store_path).dataset(only_good=False).reason.values
+    assert set(np.flatnonzero(reasons == Reason.KILLED)) == bad_samples(job)
+    assert outcome.status.good == 4 - len(bad_samples(job))
+    assert workers >= 2 + 2 * len(bad_samples(job)), "each fault costs its process"
+
+
+def test_a_run_that_is_cancelled_stops_after_the_batch_at_hand_and_can_be_gone_on_with(our_ray, make_job):
+    job = make_job("toy_generators:slow", count=40, shard_size=20, batch=1)
+    stop = threading.Event()
+
+    def report(progress):
+        if any(event["event"] == "ready" for event in events(job)):
+            stop.set()
+
+    outcome, _ = run_here(job, retries=0, report=report, wish=stop)
+    assert outcome.cancelled
+    assert not outcome.interrupted
+    assert outcome.failed == ()
+    assert outcome.status.pending > 0
+    assert state_of(job.store_path).state == "cancelled"
 
 
 def test_a_pool_that_is_closed_after_its_ray_starts_no_other(make_job):
@@ -164,7 +226,7 @@ def test_a_pool_that_is_closed_after_its_ray_starts_no_other(make_job):
     if ray.is_initialized():
         ray.shutdown()
     with local_ray(cpus=1):
-        results = RayPool(order, 1, 0).results([0, 1, 2])
+        results = RayPool(order, 1, 0).results([0, 1, 2], lambda: False)
         next(results)
     results.close()
     assert not ray.is_initialized()

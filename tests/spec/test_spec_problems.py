@@ -1,5 +1,6 @@
 """Jobs that are wrong: every problem is told at once, with its path and the nearest valid value."""
 
+import pickle
 import re
 
 import pytest
@@ -292,3 +293,9 @@ def test_an_error_counts_its_problems():
     assert str(SpecError(["a: b"])) == "the job: 1 problem\n  - a: b"
     assert str(SpecError(["a: b", "c: d"], "x.yaml")) == "x.yaml: 2 problems\n  - a: b\n  - c: d"
     assert issubclass(SpecError, PullbackError)
+
+
+def test_an_error_reaches_another_process_as_it_is():
+    error = SpecError(["samples.count: too few", "distance: none"], "job.yaml")
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.problems, type(again)) == (str(error), error.problems, SpecError)

@@ -34,9 +34,9 @@ def computed(monkeypatch):
     """The shards that workers compute, in order."""
     shards, compute = [], Worker.compute
 
-    def counting(self, shard):
-        shards.append(shard)
-        return compute(self, shard)
+    def counting(self, task):
+        shards.append(task.shard)
+        return compute(self, task)
 
     monkeypatch.setattr(Worker, "compute", counting)
     return shards
@@ -50,8 +50,8 @@ def pool_that(results):
         with serial_pool(order, plan) as inner:
 
             class Wrapped:
-                def results(self, shards):
-                    return results(inner.results(shards))
+                def results(self, shards, stop):
+                    return results(inner.results(shards, stop))
 
             yield Wrapped()
 
@@ -223,15 +223,15 @@ def test_a_second_result_of_a_shard_changes_nothing(monkeypatch):
         first = list(inner)
         yield from first
         # the same shards once more, from a worker that would now compute something else
-        monkeypatch.setattr(Worker, "compute", lambda self, shard: doubled(compute(self, shard)))
+        monkeypatch.setattr(Worker, "compute", lambda self, task: doubled(*compute(self, task)))
         yield from again()
 
-    def doubled(record):
-        return type(record)(**{**vars(record), "eigenvalue": 2 * record.eigenvalue})
+    def doubled(record, notes):
+        return type(record)(**{**vars(record), "eigenvalue": 2 * record.eigenvalue}), notes
 
     def again():
         with serial_pool(*orders) as late:
-            yield from late.results(range(4))
+            yield from late.results(range(4), lambda: False)
 
     orders = []
 

@@ -12,6 +12,7 @@ from pullback.store.schema import GOOD, QUARANTINED, SHARD_ARRAYS, Reason
 from pullback.sweep import worker as worker_module
 from pullback.sweep.latents import sample_latents
 from pullback.sweep.plan import make_plan
+from pullback.sweep.schedule import Task
 from pullback.sweep.worker import Worker, WorkOrder
 from toy_generators import Classes, Smooth
 
@@ -37,6 +38,13 @@ def a_worker(spec, here, **changes):
     return Worker(WorkOrder(job=spec, layout=plan.layout, **{**settings, **changes}))
 
 
+def computed(worker, shard, **task):
+    """The record of a shard, of which no sample raises."""
+    record, notes = worker.compute(Task(0, shard, **task))
+    assert notes == []
+    return record
+
+
 def arrays(record):
     """Everything of a record that is a result; the time taken is not."""
     return {array.name: getattr(record, array.name) for array in SHARD_ARRAYS if array.name != "seconds"}
@@ -44,17 +52,17 @@ def arrays(record):
 
 def test_the_same_shard_again_is_the_same_to_the_last_bit(here):
     worker = a_worker(job(), here)
-    first = arrays(worker.compute(1))
-    worker.compute(2)
-    for name, again in arrays(worker.compute(1)).items():
+    first = arrays(computed(worker, 1))
+    computed(worker, 2)
+    for name, again in arrays(computed(worker, 1)).items():
         np.testing.assert_array_equal(again, first[name], err_msg=name)
-    for name, elsewhere in arrays(a_worker(job(), here).compute(1)).items():
+    for name, elsewhere in arrays(computed(a_worker(job(), here), 1)).items():
         np.testing.assert_array_equal(elsewhere, first[name], err_msg=name)
 
 
 def test_a_record_holds_the_metrics_of_its_own_samples(here):
     spec = job(metric={"components": 4})
-    record = a_worker(spec, here).compute(1)
+    record = computed(a_worker(spec, here), 1)
     latents = sample_latents(spec.samples, [2, 3], 6)
     wanted = metric_at(Smooth(), load_distance("mse", device="cpu"), latents)
     np.testing.assert_array_equal(record.latent, latents)
@@ -75,7 +83,7 @@ def test_every_record_fits_the_layout_also_the_last_and_smaller_one(here):
     worker, layout = a_worker(spec, here), make_plan(spec).layout
     sizes = []
     for shard in range(layout.shards):
-        record = worker.compute(shard)
+        record = computed(worker, shard)
         record.validate(layout)
         sizes.append(len(record.status))
     assert sizes == [2, 2, 2, 1]
@@ -84,7 +92,7 @@ def test_every_record_fits_the_layout_also_the_last_and_smaller_one(here):
 def test_classes_are_taken_in_turn_over_the_samples_of_the_sweep(here):
     spec = job({"name": "toy_generators:classes", "condition": "cycle"})
     worker = a_worker(spec, here)
-    records = [worker.compute(shard) for shard in range(4)]
+    records = [computed(worker, shard) for shard in range(4)]
     classes = np.concatenate([record.condition for record in records])
     assert classes.tolist() == [0, 1, 2, 0, 1, 2, 0]
     a = Classes().matrix.detach().numpy().astype(np.float64)
@@ -94,7 +102,7 @@ def test_classes_are_taken_in_turn_over_the_samples_of_the_sweep(here):
 
 def test_one_class_is_that_of_every_sample(here):
     worker = a_worker(job({"name": "toy_generators:classes", "condition": "three"}), here)
-    assert worker.compute(0).condition.tolist() == [2, 2]
+    assert computed(worker, 0).condition.tolist() == [2, 2]
 
 
 @pytest.mark.parametrize(
@@ -103,7 +111,7 @@ def test_one_class_is_that_of_every_sample(here):
 )
 def test_samples_without_a_trustworthy_metric_are_quarantined_with_the_reason(here, factory, reason):
     spec = job(f"sweep_jobs:{factory}", count=40, resources={"shard_size": 40})
-    record = a_worker(spec, here).compute(0)
+    record = computed(a_worker(spec, here), 0)
     bad = record.latent[:, 1] > 1
     assert 0 < bad.sum() < 20
     np.testing.assert_array_equal(record.status, np.where(bad, QUARANTINED, GOOD))
@@ -115,7 +123,7 @@ def test_samples_without_a_trustworthy_metric_are_quarantined_with_the_reason(he
 
 def test_a_wrong_derivative_quarantines_every_sample_and_leaves_no_sum(here):
     spec = job("sweep_jobs:wrong_derivative")
-    record = a_worker(spec, here).compute(0)
+    record = computed(a_worker(spec, here), 0)
     assert record.status.tolist() == [QUARANTINED, QUARANTINED]
     assert record.reason.tolist() == [Reason.JACOBIAN_PROBE] * 2
     assert not record.metric_sum.any()
@@ -123,7 +131,7 @@ def test_a_wrong_derivative_quarantines_every_sample_and_leaves_no_sum(here):
 
 
 def test_a_generator_that_never_changes_its_image_is_no_error(here):
-    record = a_worker(job("sweep_jobs:grey"), here).compute(0)
+    record = computed(a_worker(job("sweep_jobs:grey"), here), 0)
     assert record.status.tolist() == [GOOD, GOOD]
     assert not record.eigenvalue.any()
     assert record.trace_share.tolist() == [1, 1]
@@ -131,7 +139,7 @@ def test_a_generator_that_never_changes_its_image_is_no_error(here):
 
 def test_what_did_not_fit_once_is_not_tried_again(here, monkeypatch):
     spec = job(resources={"shard_size": 4})
-    wanted = arrays(a_worker(spec, here).compute(0))
+    wanted = arrays(computed(a_worker(spec, here), 0))
     compute, tried = pullback_metric.by_jacobian, []
 
     def scarce(generator, distance, z, condition, setting, batch, tangents):
@@ -142,11 +150,11 @@ def test_what_did_not_fit_once_is_not_tried_again(here, monkeypatch):
 
     monkeypatch.setattr(pullback_metric, "by_jacobian", scarce)
     worker = a_worker(spec, here, batch=4, tangents=6)
-    found = arrays(worker.compute(0))
+    found = arrays(computed(worker, 0))
     assert tried == [(4, 6), (2, 6), (1, 6), (1, 3), (1, 1)]
     np.testing.assert_array_equal(found["latent"], wanted["latent"])
     np.testing.assert_allclose(found["eigenvalue"], wanted["eigenvalue"], rtol=1e-5)
-    worker.compute(1)
+    computed(worker, 1)
     assert set(tried[5:]) == {(1, 1)}
 
 
@@ -158,7 +166,7 @@ def test_no_more_than_a_few_whole_metrics_are_held(here, monkeypatch):
         return metric_at(generator, distance, z, **options)
 
     monkeypatch.setattr(worker_module, "metric_at", noting)
-    a_worker(job(resources={"shard_size": 5}), here, batch=2).compute(0)
+    computed(a_worker(job(resources={"shard_size": 5}), here, batch=2), 0)
     assert sizes == [4, 1]
 
 
@@ -170,12 +178,12 @@ def test_an_error_tells_its_samples_and_its_place_in_the_users_code(here, monkey
 
     monkeypatch.setattr(worker.generator, "forward", fail)
     with pytest.raises(SweepError, match=r"sample 3 to 5: ValueError: boom \(.*test_worker\.py:\d+\)"):
-        worker.compute(1)
+        computed(worker, 1)
 
 
 def test_the_jobs_method_and_arithmetic_reach_the_metric(here):
     metric = {"method": "block_krylov", "components": 2, "precision": "float64"}
-    record = a_worker(job(metric=metric), here).compute(0)
+    record = computed(a_worker(job(metric=metric), here), 0)
     assert (record.products > 0).all()
     assert np.isnan(record.column_error).all()
     assert record.precision_error.tolist() == [0, 0]
@@ -186,7 +194,7 @@ def test_the_jobs_method_and_arithmetic_reach_the_metric(here):
 
 def test_what_does_not_converge_is_quarantined_and_kept(here):
     metric = {"method": "lanczos", "components": 3, "max_products": 3, "tolerance": 1e-9}
-    record = a_worker(job(metric=metric), here).compute(0)
+    record = computed(a_worker(job(metric=metric), here), 0)
     assert record.reason.tolist() == [Reason.NOT_CONVERGED] * 2
     assert np.isfinite(record.eigenvalue).all()
 
@@ -202,7 +210,7 @@ def test_a_worker_finds_a_users_own_module_in_the_drivers_folder(here, monkeypat
     monkeypatch.delitem(sys.modules, "module_of_a_user")
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(folder)])
     order = WorkOrder(spec, layout, "cpu", "gauss_newton", 1, 6, 1, str(folder), b"")
-    assert (Worker(order).compute(0).status == GOOD).all()
+    assert (computed(Worker(order), 0).status == GOOD).all()
 
 
 def test_a_worker_uses_the_threads_it_is_told_to(here):

@@ -1,8 +1,7 @@
 """A pool of Ray actors, each holding a generator and a distance, that computes shards.
 
-Everything that imports Ray is in this package. Ray places and watches processes; retries are ours, because Ray would
-spend its own while a slow constructor loads weights: actors never restart by themselves, a failed shard is queued
-again, a dead actor is replaced, and both have budgets. Only shard numbers, forks (a few KB) and the work order go
+Ray places and watches processes; retries are ours (`sweep.schedule`), because Ray would spend its own while a slow
+constructor loads weights: actors never restart by themselves. Only tasks, forks (a few KB) and the work order go
 through Ray's object store.
 
 What a failure leaves: an actor killed in mid-shard leaves the shard to be computed again by another one; a killed
@@ -15,113 +14,209 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections import deque
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import psutil
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import (
+    ActorUnavailableError,
+    GetTimeoutError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RayError,
+    RayTaskError,
+)
 
-from pullback.errors import StoreError, SweepError
+from pullback.cluster.actor import Actor
+from pullback.errors import DeviceError, MemoryPlanError, PullbackError, StoreError, SweepError, WorkCancelledError
 from pullback.sweep.plan import Plan
-from pullback.sweep.run import Pool, Results, ShardFailed
-from pullback.sweep.worker import ShardDone, Worker, WorkOrder
+from pullback.sweep.run import Event, Pool, PoolState, Results, ShardFailed
+from pullback.sweep.schedule import Budgets, Failure, Scheduler, Task
+from pullback.sweep.worker import WorkOrder
 
 _PREFIX = "pullback-ray-"
 _TICK_SECONDS = 0.5
+_DEPTH = 2
+"""Shards a worker has at once: one is computed while the other is written."""
 _OBJECT_STORE_BYTES = 100 * 2**20
 """Near the least that Ray accepts: nothing larger than a few KB is put into it."""
 
 
 class RayPool:
-    """Workers as Ray actors.
+    """Workers as Ray actors, told what to do by a `Scheduler`.
 
     Args:
         order: what every worker is told.
         workers: how many actors.
-        retries: how often a failed shard is queued again; the same number of deaths for each worker is borne.
+        retries: how often a shard that raises is tried again.
+        budgets: of the other failures.
     """
 
-    def __init__(self, order: WorkOrder, workers: int, retries: int) -> None:
+    def __init__(self, order: WorkOrder, workers: int, retries: int, budgets: Budgets | None = None) -> None:
         # A GPU actor without `num_cpus=0` would hold a CPU too, and wait for one where there are more GPUs.
         on_gpu = order.device == "cuda"
-        self._actor_class = ray.remote(
-            max_restarts=0, max_task_retries=0, num_gpus=int(on_gpu), num_cpus=int(not on_gpu)
-        )(Worker)
+        remote: Any = ray.remote  # whose annotations know options of functions only
+        self._actor_class = remote(
+            max_restarts=0,
+            max_task_retries=0,
+            num_gpus=int(on_gpu),
+            num_cpus=int(not on_gpu),
+            max_concurrency=_DEPTH + 1,  # the shards it has at once, and `stop`
+        )(Actor)
+        self._layout = order.layout
         self._order = ray.put(order)
         self._workers = workers
-        self._retries = retries
-        self._replacements = workers * max(1, retries)
+        self._budgets = replace(budgets or Budgets(), error=retries)
+        self._handles: dict[str, Any] = {}
+        self._calls: dict[Any, tuple[str, Task | None]] = {}
+        """What is under way: a reference to the worker's name and the task, None while it starts (or is asked)."""
+        self._names = (f"worker-{number}" for number in count())
 
-    def results(self, shards: Sequence[int]) -> Results:
+    def results(self, shards: Sequence[int], stop: Callable[[], bool]) -> Results:
         """Each shard's outcome as it comes, None every half second in between; see `sweep.run.Pool`.
 
         Raises:
-            SweepError: workers die faster than the budget of replacements allows.
+            SweepError: no worker can be started, or they die faster than the budget allows.
             StoreError: a worker cannot write, which no retry will change.
         """
-        queue = deque(shards)
-        tries = dict.fromkeys(shards, 0)
-        busy: dict[Any, tuple[Any, int]] = {}
-        idle = [self._start() for _ in range(min(self._workers, len(queue)))]
+        samples = {shard: self._layout.samples_of(shard) for shard in shards}
+        scheduler = Scheduler(samples, self._budgets, depth=_DEPTH, actors=self._workers)
+        stopping = False
         try:
-            while queue or busy:
-                while queue and idle:
-                    actor, shard = idle.pop(), queue.popleft()
-                    busy[actor.run.remote(shard)] = actor, shard
-                ready, _ = ray.wait(list(busy), num_returns=1, timeout=_TICK_SECONDS)
-                if not ready:
-                    yield None
-                for reference in ready:
-                    actor, shard = busy.pop(reference)
-                    try:
-                        outcome: ShardDone = ray.get(reference, timeout=60)
-                    except RayActorError as error:
-                        # Also ActorUnavailableError, which a killed node looks like at first: do not wait for it.
-                        idle.append(self._replace(actor, error))
-                        failure = f"its worker died: {_reason(error)}"
-                    except RayError as error:
-                        idle.append(actor)
-                        if isinstance(error, RayTaskError) and isinstance(error.cause, StoreError):
-                            raise error.cause from None
-                        failure = _reason(error)
-                    else:
-                        idle.append(actor)
-                        yield outcome
-                        continue
-                    tries[shard] += 1
-                    if tries[shard] > self._retries:
-                        yield ShardFailed(shard, failure)
-                    else:
-                        queue.append(shard)
+            while not scheduler.over and not (stopping and not any(task for _, task in self._calls.values())):
+                if not stopping and stop():
+                    stopping = True
+                    for handle in self._handles.values():
+                        handle.stop.remote()
+                if not stopping:
+                    for _ in range(scheduler.missing()):
+                        self._start(scheduler)
+                    self._hand_out(scheduler)
+                yield PoolState(
+                    {state.value: many for state, many in scheduler.states().items()},
+                    {state.value: many for state, many in scheduler.actors().items()},
+                )
+                yield from self._outcomes(scheduler, stopping)
+            for shard, error in scheduler.given_up().items():
+                yield ShardFailed(shard, error)
         finally:
             # After a shutdown, Ray would answer a kill by starting another Ray.
-            for actor in [*idle, *(actor for actor, _ in busy.values())] if ray.is_initialized() else []:
-                with suppress(RayError):
-                    ray.kill(actor)
-
-    def _start(self) -> Any:
-        return self._actor_class.remote(self._order)
-
-    def _replace(self, actor: Any, error: RayActorError) -> Any:
-        with suppress(RayError):
-            ray.kill(actor)
-        self._replacements -= 1
-        if self._replacements < 0:
+            for name in list(self._handles) if ray.is_initialized() else []:
+                self._end(name)
+        if scheduler.fatal is not None:
             raise SweepError(
-                f"the workers keep dying: {_reason(error)}\nEvery committed shard is kept. If memory is short, lower "
+                f"the sweep cannot go on: {scheduler.fatal}\nEvery committed shard is kept. If memory is short, lower "
                 "resources.workers or resources.memory_gib; `--serial` shows an error where it happens. "
                 "Then run the same command again to go on."
             )
-        return self._start()
+
+    def _start(self, scheduler: Scheduler) -> None:
+        name = next(self._names)
+        handle = self._handles[name] = self._actor_class.remote()
+        self._calls[handle.start.remote(self._order)] = name, None
+        scheduler.starting(name)
+
+    def _end(self, name: str) -> None:
+        handle = self._handles.pop(name, None)
+        if handle is not None:
+            with suppress(RayError):
+                ray.kill(handle)
+
+    def _hand_out(self, scheduler: Scheduler) -> None:
+        now = time.monotonic()
+        for name, handle in self._handles.items():
+            while (task := scheduler.next_task(name, now)) is not None:
+                self._calls[handle.run.remote(task)] = name, task
+
+    def _outcomes(self, scheduler: Scheduler, stopping: bool) -> Results:
+        """Wait for what comes next, and tell the scheduler; yields what concerns the driver."""
+        ready, rest = ray.wait(list(self._calls), num_returns=1, timeout=_TICK_SECONDS)
+        if ready and rest:
+            ready += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
+        if not ready:
+            yield None
+        for reference in ready:
+            name, task = self._calls.pop(reference)
+            if name not in self._handles:
+                continue  # it was given up, and with it everything that it had
+            try:
+                outcome = ray.get(reference, timeout=60)
+            except GetTimeoutError:  # done, but its node does not hand it over
+                scheduler.unavailable(name)
+                self._ask_again(name)
+            except ActorUnavailableError as error:
+                # A killed node looks like this for a while: others take its work at once, and it may come back.
+                scheduler.unavailable(name)
+                self._ask_again(name)
+                yield _event("unavailable", name, task, _reason(error))
+            except RayError as error:
+                if isinstance(error, RayTaskError) and isinstance(error.cause, StoreError):
+                    raise error.cause from None
+                if isinstance(error, RayTaskError) and isinstance(error.cause, WorkCancelledError):
+                    continue
+                self._failed(scheduler, name, task, error)
+                yield _event("could not start" if task is None else "failed", name, task, _reason(error))
+            else:
+                if task is None:
+                    scheduler.ready(name)
+                    yield Event("ready", {"worker": name})
+                elif scheduler.succeeded(task.number, time.monotonic()) and outcome is not None:
+                    yield outcome
+
+    def _ask_again(self, name: str) -> None:
+        """Have a worker that did not answer say so once it does; a call to a dead one fails as such."""
+        for reference in [each for each, (owner, _) in self._calls.items() if owner == name]:
+            del self._calls[reference]
+        self._calls[self._handles[name].answers.remote()] = name, None
+
+    def _failed(self, scheduler: Scheduler, name: str, task: Task | None, error: RayError) -> None:
+        failure, ended = kind_of(error)
+        message = _reason(error)
+        if task is None and not ended:
+            scheduler.could_not_start(name, message)
+        elif ended:
+            scheduler.dead(name, failure, f"its worker died: {message}")
+        else:
+            assert task is not None
+            scheduler.failed(task.number, failure, message)
+            return
+        self._end(name)
+
+
+def kind_of(error: RayError) -> tuple[Failure, bool]:
+    """What kind of failure an error of Ray is, and whether the worker's process is gone (or has to go)."""
+    if isinstance(error, RayTaskError):
+        if isinstance(error.cause, DeviceError):
+            return Failure.CRASH, True
+        return (Failure.MEMORY if isinstance(error.cause, MemoryPlanError) else Failure.ERROR), False
+    if isinstance(error, OutOfMemoryError):
+        return Failure.MEMORY, True
+    if getattr(error, "preempted", False):
+        return Failure.PREEMPTED, True
+    node_died = isinstance(error, NodeDiedError) or ("node" in str(error).lower() and "died" in str(error).lower())
+    return (Failure.LOST if node_died and "worker process" not in str(error) else Failure.CRASH), True
+
+
+def _event(name: str, worker: str, task: Task | None, message: str) -> Event:
+    facts: dict[str, Any] = {"worker": worker, "message": message}
+    if task is not None:
+        facts |= {"shard": task.shard, "attempt": task.attempt}
+        if task.samples is not None:
+            facts["samples"] = list(task.samples)
+    return Event(name, facts)
 
 
 def _reason(error: BaseException) -> str:
-    """The last telling line of a Ray error, which carries a whole remote traceback."""
+    """The last telling line of a Ray error, which carries a whole remote traceback; all of an error of ours."""
     cause = error.cause if isinstance(error, RayTaskError) else error
+    if isinstance(cause, PullbackError):
+        return str(cause)
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     told = [line for line in lines if "Error" in line or "died" in line or "killed" in line]
     text = (told or lines or [""])[-1]

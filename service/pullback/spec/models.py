@@ -226,7 +226,9 @@ class ResourcesSpec(_Model):
     memory_gib: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
     """Memory that one worker may use; `auto` is its share of what is free."""
     retries: int = Field(default=2, ge=0, le=100)
-    """How often a failed shard is tried again before the sweep gives up on it."""
+    """How often a shard that raised is tried again; the last time sample by sample, and what raises is quarantined."""
+    max_quarantined: float = Field(default=0.5, ge=0, le=1)
+    """The share of samples that may be quarantined before the sweep is ended as failed (from 20 samples on)."""
 
 
 _DECISIVE = {"generator", "distance", "metric", "samples"}

@@ -5,29 +5,54 @@ merges the first result of each shard, and commits every few seconds. The store 
 never computed again, and nothing else is remembered between two runs.
 
 If this process is killed, what was committed stays, what was not is computed again by the next run, and the lock
-on the store is released by the operating system.
+on the store is released by the operating system. What goes on is told beside the store (`control`).
 """
 
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from pullback.errors import SweepError
+from pullback.errors import SweepError, WorkCancelledError
 from pullback.store.folders import local_path
 from pullback.store.reader import SweepStatus, open_sweep
 from pullback.store.repository import SweepStore, create, hold
 from pullback.store.schema import PENDING, QUARANTINED
+from pullback.sweep.control import Driver, Life, driving
 from pullback.sweep.identity import existing_store
 from pullback.sweep.plan import Plan, usable_cores
+from pullback.sweep.schedule import Task
 from pullback.sweep.worker import ShardDone, Worker, WorkOrder
 
 COMMIT_SECONDS = 2.0
 """A killed driver loses at most the work of so many seconds, and of the shards in flight."""
+_ENOUGH_TO_JUDGE = 20
+"""Samples after which a sweep may be ended for having too many quarantined."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that a pool wants to be written down, such as a shard's second try.
+
+    Attributes:
+        name: what happened, in a word or two.
+        facts: JSON values, such as `shard`, `attempt`, `worker` and `message`.
+    """
+
+    name: str
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class PoolState:
+    """How many shards and workers are in which state, by the states' names."""
+
+    shards: Mapping[str, int]
+    workers: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -43,14 +68,17 @@ class ShardFailed:
     error: str
 
 
-Results = Generator[ShardDone | ShardFailed | None, None, None]
+Results = Generator[ShardDone | ShardFailed | Event | PoolState | None, None, None]
 
 
 class Pool(Protocol):
     """Something that runs a `Worker` somewhere, one or many."""
 
-    def results(self, shards: Sequence[int]) -> Results:
-        """Each shard's outcome as it comes; None now and then while nothing comes, so that the driver can act."""
+    def results(self, shards: Sequence[int], stop: Callable[[], bool]) -> Results:
+        """Each shard's outcome as it comes; None now and then while nothing comes, so that the driver can act.
+
+        Once `stop` says so, every worker gives up after the batch at hand, and what was finished still comes.
+        """
         ...
 
 
@@ -83,6 +111,8 @@ class Outcome:
         computed: samples that this run computed and committed.
         failed: shards that were given up.
         interrupted: whether the user stopped it.
+        cancelled: whether somebody asked it to stop, from elsewhere.
+        broken: why the sweep was ended though its workers could go on; empty where it was not.
         snapshot: id of the last commit.
     """
 
@@ -90,6 +120,8 @@ class Outcome:
     computed: int
     failed: tuple[ShardFailed, ...]
     interrupted: bool
+    cancelled: bool
+    broken: str
     snapshot: str
 
 
@@ -99,11 +131,14 @@ class SerialPool:
     def __init__(self, order: WorkOrder) -> None:
         self._worker = Worker(order)
 
-    def results(self, shards: Sequence[int]) -> Results:
+    def results(self, shards: Sequence[int], stop: Callable[[], bool]) -> Results:
         """Each shard, computed when it is asked for; an error is not retried, it is the user's to see."""
-        for shard in shards:
+        self._worker.stop_when = stop
+        for number, shard in enumerate(shards):
             try:
-                result = self._worker.run(shard)
+                result = self._worker.run(Task(number, shard))
+            except WorkCancelledError:
+                return
             except SweepError as error:
                 raise SweepError(
                     f"{error}\nWhat was done before is saved. Without --serial the other shards are computed too."
@@ -130,21 +165,43 @@ def run_sweep(plan: Plan, pool: PoolFactory, report: Callable[[Progress], None] 
         PullbackError: no worker could be started.
     """
     path = local_path(plan.job.store_path)
-    with hold(path):
+    with hold(path), driving(path) as driver:
         store = attach(plan)
-        before = _finished(store)
-        failed: list[ShardFailed] = []
-        interrupted = False
+        run = _Run(store, driver, plan, report)
+        driver.note("run", sweep=plan.sweep_id, pending=run.planned - run.done, workers=plan.workers)
         pending = store.pending_shards()
+        interrupted = False
         if pending:
             try:
                 # closed before its pool is, for it may have workers of the pool to stop
-                with pool(_order(plan, store), plan) as workers, closing(workers.results(pending)) as results:
-                    interrupted = _collect(store, results, before, failed, report)
+                with (
+                    pool(_order(plan, store), plan) as workers,
+                    closing(workers.results(pending, driver.cancelled)) as results,
+                ):
+                    interrupted = run.collect(results)
             except KeyboardInterrupt:  # while the workers were starting or being stopped: all results are committed
                 interrupted = True
         status = open_sweep(path).status()
-        return Outcome(status, _finished(store)[0] - before[0], tuple(failed), interrupted, store.snapshot)
+        outcome = Outcome(
+            status,
+            run.done - run.started_with,
+            tuple(run.failed),
+            interrupted,
+            driver.cancelled() and status.pending > 0,
+            run.broken,
+            store.snapshot,
+        )
+        driver.tell(life=_life(outcome), message=outcome.broken or "; ".join(each.error for each in outcome.failed))
+        driver.note(_life(outcome), **status.as_dict(), message=outcome.broken)
+        return outcome
+
+
+def _life(outcome: Outcome) -> Life:
+    if outcome.broken or outcome.failed:
+        return "failed"
+    if outcome.cancelled:
+        return "cancelled"
+    return "interrupted" if outcome.interrupted or outcome.status.pending else "done"
 
 
 def attach(plan: Plan) -> SweepStore:
@@ -172,40 +229,90 @@ def _order(plan: Plan, store: SweepStore) -> WorkOrder:
     )
 
 
-def _collect(
-    store: SweepStore,
-    results: Results,
-    before: tuple[int, int],
-    failed: list[ShardFailed],
-    report: Callable[[Progress], None],
-) -> bool:
-    """Merge and commit results until there are no more, or the user interrupts; then commit what has come.
+class _Run:
+    """The driver's loop over what comes from the workers.
 
-    Shards that are given up are added to `failed`. Returns whether the user interrupted.
+    Attributes:
+        planned: samples of the whole sweep.
+        done: samples that are finished, those of earlier runs among them.
+        quarantined: those of them that are.
+        started_with: samples that were finished when the run began.
+        failed: shards that were given up.
+        broken: why the sweep has to end, once it has.
     """
-    done, quarantined = before
-    planned = store.layout.samples
-    last_commit = time.monotonic()
-    report(Progress(planned, done, quarantined, before[0]))
-    interrupted = False
-    try:
-        for result in results:
-            if isinstance(result, ShardFailed):
-                failed.append(result)
-            elif result is not None and store.merge(result.shard, result.fork):
-                done += result.good + result.quarantined
-                quarantined += result.quarantined
-            report(Progress(planned, done, quarantined, before[0]))
-            if store.uncommitted and time.monotonic() - last_commit >= COMMIT_SECONDS:
-                store.commit(f"{done} of {planned} samples")
-                last_commit = time.monotonic()
-    except KeyboardInterrupt:
-        interrupted = True
-    finally:  # also when a worker's error ends the run: nothing that was handed in is lost
-        if store.uncommitted:
-            with _uninterrupted():
-                store.commit(f"{done} of {planned} samples")
-    return interrupted
+
+    def __init__(self, store: SweepStore, driver: Driver, plan: Plan, report: Callable[[Progress], None]) -> None:
+        self._store, self._driver, self._report = store, driver, report
+        self._allowed = plan.job.resources.max_quarantined
+        status = store.status()
+        self.planned = store.layout.samples
+        self.started_with = self.done = int((status != PENDING).sum())
+        self.quarantined = int((status == QUARANTINED).sum())
+        self.failed: list[ShardFailed] = []
+        self.broken = ""
+        self._began = self._committed = time.monotonic()
+
+    def collect(self, results: Results) -> bool:
+        """Merge and commit results until there are no more, or the user interrupts; then commit what has come.
+
+        Returns whether the user interrupted.
+        """
+        self._driver.tell(life="running")
+        self._tell()
+        interrupted = False
+        try:
+            for result in results:
+                self._take(result)
+                self._tell()
+                if self._store.uncommitted and time.monotonic() - self._committed >= COMMIT_SECONDS:
+                    self._commit()
+                if self.broken:
+                    break
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:  # also when a worker's error ends the run: nothing that was handed in is lost
+            if self._store.uncommitted:
+                with _uninterrupted():
+                    self._commit()
+        return interrupted
+
+    def _take(self, result: ShardDone | ShardFailed | Event | PoolState | None) -> None:
+        if isinstance(result, ShardFailed):
+            self.failed.append(result)
+            self._driver.note("given up", shard=result.shard, message=result.error)
+        elif isinstance(result, Event):
+            self._driver.note(result.name, **result.facts)
+        elif isinstance(result, PoolState):
+            self._driver.tell(shards=dict(result.shards), workers=dict(result.workers))
+        elif result is not None and self._store.merge(result.shard, result.fork):
+            self.done += result.good + result.quarantined
+            self.quarantined += result.quarantined
+            seconds = {"computing": round(result.computing, 3), "writing": round(result.writing, 3)}
+            self._driver.note("shard", shard=result.shard, good=result.good, quarantined=result.quarantined, **seconds)
+            for note in result.notes:
+                self._driver.note("quarantined", shard=result.shard, message=note)
+            self._judge(result.notes)
+
+    def _judge(self, notes: Sequence[str]) -> None:
+        """End a sweep whose samples are nearly all no good: it is the model that is broken, or the distance."""
+        if self.done >= min(_ENOUGH_TO_JUDGE, self.planned) and self.quarantined > self._allowed * self.done:
+            last = f" The last one: {notes[-1]}." if notes else ""
+            self.broken = (
+                f"{self.quarantined} of {self.done} samples are quarantined, which is more than "
+                f"resources.max_quarantined ({self._allowed:g}) allows.{last} What was computed is kept. See the "
+                "reasons with `pullback show`; mend the generator or the distance, or allow more and run again to go on"
+            )
+
+    def _tell(self) -> None:
+        rate = (self.done - self.started_with) / max(time.monotonic() - self._began, 1e-9)
+        self._driver.tell(samples_per_second=rate)
+        self._report(Progress(self.planned, self.done, self.quarantined, self.started_with))
+
+    def _commit(self) -> None:
+        began = time.monotonic()
+        self._store.commit(f"{self.done} of {self.planned} samples")
+        self._committed = time.monotonic()
+        self._driver.tell(commit_seconds=self._committed - began)
 
 
 @contextmanager
@@ -220,9 +327,3 @@ def _uninterrupted() -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-
-
-def _finished(store: SweepStore) -> tuple[int, int]:
-    """Samples that are committed, and those of them that are quarantined."""
-    status = store.status()
-    return int((status != PENDING).sum()), int((status == QUARANTINED).sum())

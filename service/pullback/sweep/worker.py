@@ -5,23 +5,27 @@ Invariant: what it computes for a sample depends on the sample's index and the j
 """
 
 import os
+import threading
+import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pullback.errors import SweepError
+from pullback.errors import DeviceError, MemoryPlanError, SweepError, WorkCancelledError
 from pullback.generators import class_indices
 from pullback.metric import metric_at
-from pullback.metric.certificate import MEASURES, Certificate
+from pullback.metric.certificate import MEASURES
 from pullback.metric.memory import codes_together, keep_freed_memory
 from pullback.spec import JobSpec
 from pullback.store.repository import write_shard
 from pullback.store.schema import GOOD, QUARANTINED, Layout, Reason, ShardRecord
 from pullback.sweep.latents import sample_latents
 from pullback.sweep.plan import load_parts
+from pullback.sweep.schedule import Task
 
 _REASONS = {
     "": Reason.NONE,
@@ -74,16 +78,24 @@ class ShardDone:
         fork: the fork with its writes, to be merged by the driver.
         good: samples that passed their certificate.
         quarantined: samples that did not.
+        notes: what was raised at samples that are quarantined for it, a line each.
+        computing: seconds of computing, certificates included.
+        writing: seconds of writing, while the next shard is computed.
     """
 
     shard: int
     fork: bytes
     good: int
     quarantined: int
+    notes: tuple[str, ...] = ()
+    computing: float = 0.0
+    writing: float = 0.0
 
 
 class Worker:
     """Computes shards of one sweep.
+
+    `run` may be called from two threads: they compute one after the other, and one writes while the other computes.
 
     Raises:
         PullbackError: the generator or the distance cannot be loaded.
@@ -96,58 +108,71 @@ class Worker:
         keep_freed_memory()
         self.batch, self.tangents = order.batch, order.tangents
         self.generator, self.distance = load_parts(order.job, order.device)
+        self._computing = threading.Lock()
+        self.stop_when: Callable[[], bool] = lambda: False
+        """Asked before each batch of codes: if so, the work is given up."""
 
-    def run(self, shard: int) -> ShardDone:
-        """Compute a shard and write it through a copy of the order's fork."""
-        record = self.compute(shard)
+    def run(self, task: Task) -> ShardDone | None:
+        """Compute a task's shard and write it through a copy of the order's fork; None of a part, which is not kept.
+
+        Raises:
+            SweepError: a sample raised, which the message names, and the task does not say to isolate it.
+            DeviceError: the GPU faulted.
+            MemoryPlanError: not even the smallest batch fits into memory.
+            StoreError: the result cannot be written.
+            WorkCancelledError: `stop_when` said so.
+        """
+        with self._computing:
+            began = time.perf_counter()
+            record, notes = self.compute(task)
+            computing = time.perf_counter() - began
+        if task.samples is not None:
+            return None
+        began = time.perf_counter()
         fork = write_shard(self.order.fork, record)
         quarantined = int((record.status == QUARANTINED).sum())
-        return ShardDone(shard, fork, len(record.status) - quarantined, quarantined)
+        good = len(record.status) - quarantined
+        return ShardDone(task.shard, fork, good, quarantined, tuple(notes), computing, time.perf_counter() - began)
 
-    def compute(self, shard: int) -> ShardRecord:
-        """The metrics of a shard's samples, and everything that is stored about them."""
+    def compute(self, task: Task) -> tuple[ShardRecord, list[str]]:
+        """The metrics of a task's samples and everything that is stored about them, and what was raised at some."""
         job, layout = self.order.job, self.order.layout
-        indices = layout.samples_of(shard)
+        indices = layout.samples_of(task.shard)
         latents = sample_latents(job.samples, indices, layout.latent_dim)
         classes = class_indices(self.generator, job.generator.condition, indices)
-        pieces, metric_sum, start = [], np.zeros((layout.latent_dim, layout.latent_dim)), 0
-        while start < len(indices):  # piece by piece, so that no more than one batch of whole metrics is held
-            piece, matrices = self._piece(shard, latents, classes, start)
-            metric_sum += matrices[piece.good].sum(axis=0)
-            pieces.append(piece)
-            start += len(piece.good)
-        certificate = Certificate.concatenate([piece.certificate for piece in pieces])
-        good = np.concatenate([piece.good for piece in pieces])
-        return ShardRecord(
-            shard=shard,
-            latent=latents,
-            condition=_conditions(classes, len(indices)),
-            eigenvalue=np.concatenate([piece.eigenvalue for piece in pieces]),
-            eigenvector=np.concatenate([piece.eigenvector for piece in pieces]),
-            metric_sum=metric_sum,
-            trace=np.concatenate([piece.trace for piece in pieces]),
-            status=np.where(good, GOOD, QUARANTINED).astype(np.uint8),
-            reason=np.array([_REASONS[failure] for failure in certificate.failures()], np.uint8),
-            products=np.concatenate([piece.products for piece in pieces]),
-            seconds=np.concatenate([piece.seconds for piece in pieces]),
-            **_certificate_arrays(certificate),
-        )
+        record = _empty_record(task.shard, layout, latents, classes)
+        wanted = indices if task.samples is None else task.samples
+        places = [sample - indices.start for sample in wanted if sample not in task.skip]
+        record.reason[[sample - indices.start for sample in sorted(task.skip)]] = Reason.KILLED
+        notes, start = [], 0
+        while start < len(places):  # piece by piece, so that no more than one batch of whole metrics is held
+            if self.stop_when():
+                raise WorkCancelledError(f"shard {task.shard} was given up, as asked for; it is still pending")
+            # alone, a sample that raises takes none of its neighbours along
+            many = 1 if task.isolate else codes_together(self.batch, layout.latent_dim)
+            piece = places[start : start + many]
+            try:
+                self._fill(record, piece, classes)
+            except SweepError as error:
+                if not task.isolate:
+                    raise
+                record.reason[piece] = Reason.RAISED
+                notes.append(str(error))
+            start += len(piece)
+        return record, notes
 
-    def _piece(
-        self, shard: int, latents: NDArray[np.float32], classes: torch.Tensor | None, start: int
-    ) -> tuple["_Piece", NDArray[np.float64]]:
-        """What is kept of one batch of a shard's codes, and their metrics [batch, n, n].
+    def _fill(self, record: ShardRecord, places: list[int], classes: torch.Tensor | None) -> None:
+        """Compute the samples at some places of a shard, and put what is kept of them into its record.
 
         Uses smaller batches from then on where the device turned out to have less memory than was planned with.
         """
         spec = self.order.job.metric
-        batch = slice(start, start + codes_together(self.batch, latents.shape[1]))
         try:
             metric = metric_at(
                 self.generator,
                 self.distance,
-                latents[batch],
-                condition=None if classes is None else classes[batch].tolist(),
+                record.latent[places],
+                condition=None if classes is None else classes[places].tolist(),
                 components=self.order.layout.components,
                 method=self.order.method,
                 precision=spec.precision,
@@ -158,45 +183,58 @@ class Worker:
                 batch=self.batch,
                 tangents=self.tangents,
             )
+        except (MemoryPlanError, DeviceError):
+            raise
         except Exception as error:
+            first = self.order.layout.samples_of(record.shard)[places[0]]
+            named = f"sample {first}" + (f" to {first + len(places) - 1}" if len(places) > 1 else "")
             where = traceback.extract_tb(error.__traceback__)[-1]
-            first = self.order.layout.samples_of(shard)[start]
-            raise SweepError(
-                f"sample {first}{f' to {first + len(latents[batch]) - 1}' if len(latents[batch]) > 1 else ''}: "
-                f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})"
-            ) from error
+            told = f"{named}: {type(error).__name__}: {error} ({where.filename}:{where.lineno})"
+            raise (DeviceError if is_device_fault(error) else SweepError)(told) from error
         self.batch, self.tangents = metric.batch, metric.tangents
-        piece = _Piece(
-            eigenvalue=metric.eigenvalues.numpy(),
-            eigenvector=metric.eigenvectors.numpy().astype(np.float32),
-            trace=metric.trace.numpy(),
-            products=metric.products.numpy(),
-            good=metric.certificate.passed.numpy(),
-            seconds=metric.seconds.numpy(),
-            certificate=metric.certificate,
-        )
         matrix = metric.matrix
         if matrix is None:  # what its eigenpairs make of it
             matrix = (metric.eigenvectors.transpose(1, 2) * metric.eigenvalues[:, None]) @ metric.eigenvectors
-        return piece, matrix.numpy()
+        good = metric.certificate.passed.numpy()
+        record.metric_sum[...] += matrix.numpy()[good].sum(axis=0)
+        record.status[places] = np.where(good, GOOD, QUARANTINED)
+        record.reason[places] = [_REASONS[failure] for failure in metric.certificate.failures()]
+        for name in ("eigenvalue", "eigenvector", "trace", "products", "seconds"):
+            getattr(record, name)[places] = getattr(metric, _NAMES.get(name, name)).numpy()
+        for name in MEASURES:
+            getattr(record, name)[places] = getattr(metric.certificate, name).numpy()
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """What is kept of a batch of metrics; every array is [batch, ...]."""
-
-    eigenvalue: NDArray[np.float64]
-    eigenvector: NDArray[np.float32]
-    trace: NDArray[np.float64]
-    products: NDArray[np.int64]
-    good: NDArray[np.bool_]
-    seconds: NDArray[np.float64]
-    certificate: Certificate
+_NAMES = {"eigenvalue": "eigenvalues", "eigenvector": "eigenvectors"}
+"""What the record calls otherwise than the metric."""
 
 
-def _conditions(classes: torch.Tensor | None, count: int) -> NDArray[np.int32]:
-    return np.full(count, -1, np.int32) if classes is None else classes.numpy().astype(np.int32)
+def is_device_fault(error: BaseException) -> bool:
+    """Whether an error of torch means that its process can use the GPU no more."""
+    fault: type[BaseException] | None = getattr(torch, "AcceleratorError", None)
+    return (fault is not None and isinstance(error, fault)) or "CUDA error" in str(error)
 
 
-def _certificate_arrays(certificate: Certificate) -> dict[str, NDArray[np.float64]]:
-    return {name: getattr(certificate, name).numpy() for name in MEASURES}
+def _empty_record(
+    shard: int, layout: Layout, latents: NDArray[np.float32], classes: torch.Tensor | None
+) -> ShardRecord:
+    """A shard's record with the codes, in which every sample is quarantined and nothing else is known."""
+    many = len(latents)
+
+    def unknown(*shape: int) -> NDArray[np.float64]:
+        return np.full((many, *shape), np.nan)
+
+    return ShardRecord(
+        shard=shard,
+        latent=latents,
+        condition=np.full(many, -1, np.int32) if classes is None else classes.numpy().astype(np.int32),
+        eigenvalue=unknown(layout.components),
+        eigenvector=np.full((many, layout.components, layout.latent_dim), np.nan, np.float32),
+        metric_sum=np.zeros((layout.latent_dim, layout.latent_dim)),
+        trace=unknown(),
+        status=np.full(many, QUARANTINED, np.uint8),
+        reason=np.full(many, Reason.RAISED, np.uint8),
+        products=np.full(many, -1, np.int64),
+        seconds=unknown(),
+        **{name: unknown() for name in MEASURES},
+    )
