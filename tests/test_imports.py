@@ -19,6 +19,11 @@ LIGHT = {
     "icechunk": {"store"},
     "matplotlib": {"report"},
     "typer": {"cli"},
+    "fastapi": {"api"},
+    "uvicorn": {"api"},
+    "httpx": {"api"},
+    "pyarrow": {"api"},
+    "prometheus_client": {"api"},
 }
 """Libraries that are imported in one part only."""
 

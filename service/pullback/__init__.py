@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pullback.api.client import Client
     from pullback.distances import load_distance
     from pullback.errors import PullbackError
     from pullback.generators import load_generator
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pullback.store.reader import open_sweep
 
 __all__ = [
+    "Client",
     "PullbackError",
     "__version__",
     "layer_metrics",
@@ -26,6 +28,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Client": "pullback.api.client",
     "PullbackError": "pullback.errors",
     "layer_metrics": "pullback.metric",
     "load_distance": "pullback.distances",

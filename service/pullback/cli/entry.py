@@ -17,11 +17,24 @@ import pullback
 from pullback.cli.bench import bench_app
 from pullback.cli.common import EXIT_INTERRUPTED, err
 from pullback.cli.data import generators_app, weights_app
+from pullback.cli.service_http import app as service_app
 from pullback.cli.sweeps import app as sweeps_app
 from pullback.errors import PullbackError
 
 # The metric runs without these; a command that needs a missing one says which.
-_OPTIONAL = {"ray", "zarr", "icechunk", "xarray", "matplotlib", "jinja2"}
+_OPTIONAL = {
+    "ray",
+    "zarr",
+    "icechunk",
+    "xarray",
+    "matplotlib",
+    "jinja2",
+    "fastapi",
+    "uvicorn",
+    "httpx",
+    "pyarrow",
+    "prometheus_client",
+}
 
 app = typer.Typer(
     name="pullback",
@@ -31,6 +44,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(sweeps_app)
+app.add_typer(service_app)
 app.add_typer(generators_app, name="generators")
 app.add_typer(weights_app, name="weights")
 app.add_typer(bench_app, name="bench")

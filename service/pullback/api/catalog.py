@@ -1,0 +1,129 @@
+"""The sweeps of a folder by their ids, opened at one snapshot.
+
+Invariants: an id is a folder's name that is found in the listing; it never becomes a part of a path unchecked, and
+links are not followed. What was opened at a snapshot is kept, for a snapshot never changes.
+"""
+
+import os
+import re
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pullback.api.problems import RequestError
+from pullback.errors import StoreError
+from pullback.store.folders import local_path
+from pullback.store.reader import Sweep, open_sweep
+from pullback.store.repository import is_repository
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_KEPT_OPEN = 16
+
+
+def is_id(text: str) -> bool:
+    """Whether a text can be a sweep's id."""
+    return _ID.fullmatch(text) is not None and ".." not in text
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A sweep at one snapshot, for any number of threads."""
+
+    id: str
+    sweep: Sweep
+
+    @cached_property
+    def status(self) -> npt.NDArray[np.uint8]:
+        """The status of every sample, [samples]; see `store.schema`."""
+        return self.sweep.sample_status()
+
+    def summary(self) -> dict[str, Any]:
+        """What the sweep is and how far it was at the snapshot, ready for JSON."""
+        provenance, layout = self.sweep.provenance, self.sweep.layout
+        told = ("sweep_id", "generator", "distance", "method", "spec", "created")
+        return {
+            "id": self.id,
+            "name": self.sweep.name,
+            "snapshot": self.sweep.snapshot,
+            "samples": self.sweep.status().as_dict(),
+            "latent_dim": layout.latent_dim,
+            "components": layout.components,
+            "shard_size": layout.shard_size,
+            **{key: provenance.get(key) for key in told},
+        }
+
+    def details(self) -> dict[str, Any]:
+        """As `summary`, with why samples are quarantined and all that is known of what made the sweep."""
+        return {
+            **self.summary(),
+            "quarantine_reasons": self.sweep.reasons(),
+            "provenance": self.sweep.provenance,
+        }
+
+
+class Catalog:
+    """The sweeps directly inside a folder, which need not exist yet."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = local_path(folder).absolute()
+        self._opened: OrderedDict[tuple[str, int, str], Opened] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def ids(self) -> list[str]:
+        """The ids of all sweeps, in order."""
+        try:
+            with os.scandir(self.folder) as entries:
+                folders = [entry.name for entry in entries if is_id(entry.name) and entry.is_dir(follow_symlinks=False)]
+        except FileNotFoundError:
+            return []
+        return sorted(name for name in folders if is_repository(self.folder / name))
+
+    def place(self, id: str) -> Path:
+        """Where the sweep of an id is or would be; raises RequestError (404) for what cannot be one."""
+        if not is_id(id) or (self.folder / id).is_symlink():
+            raise _missing(id)
+        return self.folder / id
+
+    def open(self, id: str, snapshot: str | None = None) -> Opened:
+        """Open a sweep at a snapshot, or as it is now.
+
+        Raises:
+            RequestError: (404) there is no such sweep, or no such snapshot of it.
+            StoreError: it cannot be read.
+        """
+        path = self.place(id)
+        if id not in self.ids():
+            raise _missing(id)
+        inode = path.stat().st_ino  # a folder that took the place of another has snapshots of its own
+        if snapshot is None:
+            sweep = open_sweep(path)
+            return self._keep((id, inode, sweep.snapshot), Opened(id, sweep))
+        with self._lock:
+            known = self._opened.get((id, inode, snapshot))
+        if known is not None:
+            return known
+        try:
+            return self._keep((id, inode, snapshot), Opened(id, open_sweep(path, snapshot)))
+        except StoreError as error:
+            open_sweep(path)  # if it is not the snapshot that is wrong, this says so
+            raise RequestError(404, str(error)) from None
+
+    def _keep(self, key: tuple[str, int, str], opened: Opened) -> Opened:
+        """The one that is kept open already, or else this one from now on."""
+        with self._lock:
+            kept = self._opened.setdefault(key, opened)
+            self._opened.move_to_end(key)
+            while len(self._opened) > _KEPT_OPEN:
+                self._opened.popitem(last=False)
+            return kept
+
+
+def _missing(id: str) -> RequestError:
+    shown = id if is_id(id) else repr(id[:100])
+    return RequestError(404, f"there is no sweep {shown}; GET /v1/sweeps lists those that there are")

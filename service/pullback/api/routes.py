@@ -1,0 +1,307 @@
+"""The routes: what is asked for, in which order it is looked up, and the headers of the answer."""
+
+import hashlib
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel, ConfigDict, Field
+
+import pullback
+from pullback.analysis import Analysis
+from pullback.api.backend import Backend
+from pullback.api.catalog import Catalog, Opened
+from pullback.api.jobs import YAML_TYPES, read_job
+from pullback.api.journal import follow, read_page, read_whole
+from pullback.api.limits import Threads
+from pullback.api.observe import Observer
+from pullback.api.problems import RequestError
+from pullback.api.selection import At, EigenvectorsQuery, Pieces, SpectraQuery, eigenvectors, spectra
+from pullback.api.tables import MEDIA, Table
+from pullback.errors import StoreError
+
+_JSON = "application/json"
+_NO_SCRIPTS = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox"
+_NUMBERS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {media: {} for media in MEDIA.values()}, "description": "The numbers, in the format asked for."}
+}
+_JOB: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {media: {"schema": {"type": "object"}} for media in (_JSON, *YAML_TYPES)},
+    }
+}
+
+
+class ListQuery(BaseModel):
+    """Which page of the list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    after: str = Field("", max_length=100, description="The `next` of the page before.")
+    limit: int = Field(100, ge=1, le=1000)
+
+
+class EventsQuery(BaseModel):
+    """Which events."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    offset: int = Field(0, ge=0, le=2**53, description="The `Pullback-Next-Offset` of the page before.")
+    limit: int = Field(1000, ge=1, le=10_000, description="How many lines at most.")
+    follow: bool = Field(False, description="Go on as events come, as server-sent events, until the sweep ends.")
+
+
+@dataclass
+class Service:
+    """What the routes work with."""
+
+    catalog: Catalog
+    backend: Backend
+    observer: Observer
+    threads: Threads
+    allow_code: bool
+    followers: int
+    """How many streams of events may still be opened."""
+    poll_seconds: float
+
+    async def at_snapshot(
+        self, request: Request, id: str, query: At, make: Callable[[Opened], bytes], media: str
+    ) -> Response:
+        """An answer that a snapshot and the request decide, so that a reader who has it is told so unread."""
+
+        def read() -> Response:
+            opened = self.catalog.open(id, query.snapshot)
+            asked = query.model_dump_json(exclude={"snapshot"})
+            decided_by = [pullback.__version__, request.url.path, opened.sweep.snapshot, asked]
+            headers = {"ETag": _tag("\n".join(decided_by).encode()), "Pullback-Snapshot": opened.sweep.snapshot}
+            if _is_known(request, headers["ETag"]):
+                return Response(status_code=304, headers=headers)
+            return Response(make(opened), headers=headers, media_type=media)
+
+        return await self.threads.run(read)
+
+    async def table(self, request: Request, id: str, query: Pieces, make: Callable[[Opened], Table]) -> Response:
+        """An answer of numbers."""
+        form = query.format
+        answer = await self.at_snapshot(request, id, query, lambda opened: make(opened).encode(form), MEDIA[form])
+        if form != "json":
+            name = "zarr.zip" if form == "zarr" else form
+            answer.headers["Content-Disposition"] = f'attachment; filename="{id}.{name}"'
+        return answer
+
+    async def opened(
+        self, request: Request, id: str, query: At, make: Callable[[Opened], bytes], media: str, **headers: str
+    ) -> Response:
+        """An answer at a snapshot that is not decided by it alone, such as one that can be computed anew."""
+
+        def read() -> Response:
+            opened = self.catalog.open(id, query.snapshot)
+            named = {"Pullback-Snapshot": opened.sweep.snapshot, **_dashed(headers)}
+            return _tagged(request, make(opened), media, named)
+
+        return await self.threads.run(read)
+
+    def state(self, id: str) -> dict[str, Any]:
+        """A sweep's state; raises RequestError (404) where nothing is known of one."""
+        path = self.catalog.place(id)
+        try:
+            return {"id": id, **self.backend.state(path)}
+        except StoreError as error:
+            if id in self.catalog.ids():
+                raise
+            raise RequestError(404, str(error)) from None
+
+    def journal(self, id: str) -> Path | None:
+        """Where a sweep's events are."""
+        return self.backend.events(self.catalog.place(id))
+
+    async def stream(self, request: Request, id: str, query: EventsQuery) -> Response:
+        """The events as they come."""
+        again = request.headers.get("last-event-id", "")
+        offset = int(again) if again.isascii() and again.isdigit() and len(again) < 16 else query.offset
+        await self.threads.run(lambda: read_page(self.journal(id), offset, 1))  # a wrong offset is told at once
+        if self.followers <= 0:
+            raise RequestError(503, "too many follow already; ask without follow", {"Retry-After": "5"})
+
+        async def events() -> AsyncIterator[bytes]:
+            self.followers -= 1
+            try:
+                lines = follow(
+                    lambda: self.journal(id), lambda: self.state(id), offset, self.threads, self.poll_seconds
+                )
+                async for piece in lines:
+                    yield piece
+            finally:
+                self.followers += 1
+
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+
+def routes(service: Service) -> APIRouter:
+    """Every route of the service."""
+    router = APIRouter()
+
+    @router.get("/healthz", tags=["service"])
+    async def health() -> dict[str, str]:
+        """Whether the service answers."""
+        return {"status": "ok"}
+
+    @router.get("/metrics", tags=["service"], response_class=Response)
+    async def metrics() -> Response:
+        """Requests and times, for Prometheus."""
+        return Response(service.observer.metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    @router.get("/v1/sweeps", tags=["sweeps"])
+    async def sweeps(request: Request, query: Annotated[ListQuery, Query()]) -> Response:
+        """The sweeps, by id; `next` is null on the last page."""
+
+        def read() -> Response:
+            ids = [id for id in service.catalog.ids() if id > query.after]
+            page = ids[: query.limit]
+            content = {"sweeps": [_summary(service.catalog, id) for id in page], "next": None}
+            if len(ids) > len(page):
+                content["next"] = page[-1]  # type: ignore[assignment]
+            return _tagged(request, _json(content), _JSON)
+
+        return await service.threads.run(read)
+
+    @router.post("/v1/sweeps", tags=["sweeps"], openapi_extra=_JOB)
+    async def submit(request: Request) -> Response:
+        """Submit a job. The same job again is the same sweep: it is gone on with if it stopped, and answered 200."""
+        body = await request.body()
+
+        def act() -> Response:
+            job, text = read_job(body, request.headers.get("content-type", ""), service.allow_code)
+            path = service.catalog.place(job.name)
+            done = service.backend.submit(job.model_copy(update={"store": str(path)}), text)
+            return Response(
+                _json({"id": done.id, "created": done.created}),
+                201 if done.created else 200,
+                {"Location": f"/v1/sweeps/{done.id}/status"},
+                _JSON,
+            )
+
+        return await service.threads.run(act)
+
+    @router.get("/v1/sweeps/{id}", tags=["sweeps"])
+    async def sweep(request: Request, id: str, query: Annotated[At, Query()]) -> Response:
+        """What a sweep is, what made it, and how far it was at the snapshot."""
+        return await service.at_snapshot(request, id, query, lambda opened: _json(opened.details()), _JSON)
+
+    @router.get("/v1/sweeps/{id}/status", tags=["sweeps"])
+    async def status(request: Request, id: str) -> Response:
+        """Where a sweep is now, and whether anybody is at work on it."""
+
+        def read() -> Response:
+            state = service.state(id)
+            snapshot = state.get("snapshot")
+            return _tagged(request, _json(state), _JSON, {"Pullback-Snapshot": snapshot} if snapshot else {})
+
+        return await service.threads.run(read)
+
+    @router.get("/v1/sweeps/{id}/events", tags=["sweeps"])
+    async def events(request: Request, id: str, query: Annotated[EventsQuery, Query()]) -> Response:
+        """What happened: a JSON object a line; the header `Pullback-Next-Offset` says where to go on."""
+        await service.threads.run(lambda: service.state(id))
+        if query.follow:
+            return await service.stream(request, id, query)
+
+        def read() -> Response:
+            page = read_page(service.journal(id), query.offset, query.limit)
+            return _tagged(request, page.content, "application/x-ndjson", {"Pullback-Next-Offset": str(page.next)})
+
+        return await service.threads.run(read)
+
+    @router.post("/v1/sweeps/{id}/cancel", tags=["sweeps"])
+    async def cancel(id: str) -> Response:
+        """Ask for a stop after the work at hand. What is done is kept; submit the same job to go on."""
+
+        def act() -> Response:
+            service.state(id)
+            asked = service.backend.cancel(service.catalog.place(id))
+            return Response(_json({"id": id, "cancelling": asked}), 202 if asked else 200, media_type=_JSON)
+
+        return await service.threads.run(act)
+
+    @router.get("/v1/sweeps/{id}/spectra", tags=["results"], response_class=Response, responses=_NUMBERS)
+    async def read_spectra(request: Request, id: str, query: Annotated[SpectraQuery, Query()]) -> Response:
+        """Eigenvalues, descending, of the good samples of a range, with the samples' numbers."""
+        return await service.table(request, id, query, lambda opened: spectra(opened, query))
+
+    @router.get("/v1/sweeps/{id}/eigenvectors", tags=["results"], response_class=Response, responses=_NUMBERS)
+    async def read_eigenvectors(request: Request, id: str, query: Annotated[EigenvectorsQuery, Query()]) -> Response:
+        """Eigenvectors, one a row, of one sample, with its eigenvalues and its latent code."""
+        return await service.table(request, id, query, lambda opened: eigenvectors(opened, query))
+
+    @router.get("/v1/sweeps/{id}/analysis", tags=["results"])
+    async def analysis(request: Request, id: str, query: Annotated[At, Query()]) -> Response:
+        """The analysis that is kept of the snapshot."""
+        return await service.opened(request, id, query, lambda opened: _json(_analysis(opened).to_json()), _JSON)
+
+    @router.get("/v1/sweeps/{id}/report", tags=["results"], response_class=Response)
+    async def report(request: Request, id: str, query: Annotated[At, Query()]) -> Response:
+        """The report of the snapshot, an HTML page."""
+        return await service.opened(
+            request, id, query, _report, "text/html; charset=utf-8", Content_Security_Policy=_NO_SCRIPTS
+        )
+
+    return router
+
+
+def _summary(catalog: Catalog, id: str) -> dict[str, Any]:
+    try:
+        return catalog.open(id).summary()
+    except StoreError as error:  # one damaged sweep must not hide the others
+        return {"id": id, "error": str(error).replace(f"{catalog.folder}/", "")}
+
+
+def _analysis(opened: Opened) -> Analysis:
+    analysis = Analysis.load(opened.sweep)
+    if analysis is None:
+        raise RequestError(
+            404,
+            f"no analysis of snapshot {opened.sweep.snapshot} is kept; where the sweep lies, make one with: "
+            f"pullback analyze {opened.id}",
+        )
+    return analysis
+
+
+def _report(opened: Opened) -> bytes:
+    kept = read_whole(opened.sweep.path.with_name(f"{opened.id}.report.html"))
+    if kept is not None and opened.sweep.snapshot.encode() in kept:  # else it is of another snapshot
+        return kept
+    from pullback.report.document import render
+
+    why = f"the service runs no generator; `pullback report {opened.id}`, where the sweep lies, draws them"
+    return render(opened.sweep, _analysis(opened), None, why).encode()
+
+
+def _json(content: Any) -> bytes:
+    return json.dumps(content, allow_nan=False).encode()
+
+
+def _tagged(request: Request, content: bytes, media: str, headers: Mapping[str, str] | None = None) -> Response:
+    """An answer with an ETag of its content."""
+    headers = {**(headers or {}), "ETag": _tag(content)}
+    if _is_known(request, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    return Response(content, headers=headers, media_type=media)
+
+
+def _tag(decided_by: bytes) -> str:
+    return f'"{hashlib.sha256(decided_by).hexdigest()[:32]}"'
+
+
+def _is_known(request: Request, tag: str) -> bool:
+    known = [each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")]
+    return tag in known or "*" in known
+
+
+def _dashed(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name.replace("_", "-"): value for name, value in headers.items()}

@@ -1,0 +1,87 @@
+"""`pullback serve` and `pullback tokens`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.markup import escape
+
+from pullback.cli.common import err, shown
+
+app = typer.Typer()
+tokens_app = typer.Typer(help="Who may use a service beyond this machine.", no_args_is_help=True)
+app.add_typer(tokens_app, name="tokens")
+
+TokensFile = Annotated[Path, typer.Option("--file", help="The file of hashed tokens.")]
+_TOKENS = Path("tokens.json")
+
+
+@app.command()
+def serve(
+    folder: Annotated[Path, typer.Argument(help="The folder that holds sweeps.")] = Path("sweeps"),
+    host: Annotated[str, typer.Option(help="The address to listen at; others than loopback need --tokens.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes any that is free.")] = 8000,
+    tokens: Annotated[Path | None, typer.Option(help="The file of tokens; with it, every request needs one.")] = None,
+    audit: Annotated[Path | None, typer.Option(help="The audit log's file; standard error by default.")] = None,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Let jobs name code and files of this machine.")
+    ] = False,
+) -> None:
+    """Serve the sweeps of a folder over HTTP: submit, status, events, spectra, analyses, reports."""
+    from pullback.api.app import Settings, create_app
+    from pullback.api.guard import is_loopback
+    from pullback.api.observe import Observer
+    from pullback.api.server import listen, run, tokens_for
+
+    known = tokens_for(host, tokens)
+    observer = Observer(audit)
+    try:
+        made = create_app(folder, tokens=known, observer=observer, settings=Settings(allow_code=allow_code))
+
+        def ready(url: str) -> None:
+            err.print(f"serving {escape(str(folder))} at {url} (its routes: {url}/docs); Ctrl-C ends it")
+            if not is_loopback(host):
+                err.print("[yellow]over plain HTTP tokens can be read on the way:[/] put it behind a proxy with TLS")
+
+        run(made, listen(host, port), ready)
+    except KeyboardInterrupt:  # how a service ends
+        err.print("stopped; jobs that were submitted go on")
+    finally:
+        observer.close()
+
+
+@tokens_app.command("add")
+def add(
+    name: Annotated[str, typer.Argument(help="Whose token it is, such as anna-notebook.", show_default=False)],
+    scope: Annotated[Literal["read", "submit"], typer.Option(help="`submit` may read too.", show_default=False)],
+    file: TokensFile = _TOKENS,
+) -> None:
+    """Make a token and print it, once; only its hash is kept."""
+    from pullback.api.tokens import add_token
+
+    print(add_token(file, name, scope))
+    err.print(f"kept its hash in {escape(str(file))}; the token itself cannot be shown again.")
+    err.print(f"next: pullback serve --tokens {shown(file)}")
+
+
+@tokens_app.command("list")
+def list_(file: TokensFile = _TOKENS) -> None:
+    """List the tokens of a file: name, scope, when made."""
+    from pullback.api.tokens import TokenFile
+
+    for token in TokenFile(file).tokens():
+        print(f"{token.name}  {token.scope}  {token.created}")
+
+
+@tokens_app.command("remove")
+def remove(
+    name: Annotated[str, typer.Argument(help="Whose token to remove.", show_default=False)],
+    file: TokensFile = _TOKENS,
+) -> None:
+    """Remove a token; a running service refuses it from then on."""
+    from pullback.api.tokens import remove_token
+
+    remove_token(file, name)
+    err.print(f"removed {escape(name)} from {escape(str(file))}")
