@@ -13,7 +13,9 @@ LAYOUT = Layout(samples=10, latent_dim=16, components=8, shard_size=4)
 
 
 def record_of(layout: Layout, shard: int, seed: int = 0, quarantined: tuple[int, ...] = ()) -> ShardRecord:
-    """Random numbers in every array; `quarantined` are sample indices, given the reason ASYMMETRIC."""
+    """Random numbers in every array, of which eigenvalues descend and eigenvectors have length 1.
+
+    `quarantined` are sample indices, given the reason ASYMMETRIC."""
     rng = np.random.default_rng((seed, shard))
     samples = layout.samples_of(shard)
     values = {}
@@ -21,6 +23,8 @@ def record_of(layout: Layout, shard: int, seed: int = 0, quarantined: tuple[int,
         rest = schema.shape(layout)[1:]
         shape = rest if schema.dims[0] == "shard" else (len(samples), *rest)
         values[schema.name] = (rng.normal(size=shape) * 3).astype(schema.dtype)
+    values["eigenvalue"] = -np.sort(-values["eigenvalue"], axis=1)
+    values["eigenvector"] /= np.linalg.norm(values["eigenvector"], axis=2, keepdims=True)
     bad = np.isin(samples, quarantined)
     values["status"] = np.where(bad, QUARANTINED, GOOD).astype(np.uint8)
     values["reason"] = np.where(bad, Reason.ASYMMETRIC, Reason.NONE).astype(np.uint8)

@@ -19,6 +19,7 @@ from pullback.cli.common import EXIT_INTERRUPTED, err
 from pullback.cli.data import generators_app, weights_app
 from pullback.cli.service_http import app as service_app
 from pullback.cli.sweeps import app as sweeps_app
+from pullback.cli.upkeep import app as upkeep_app
 from pullback.errors import PullbackError
 
 # The metric runs without these; a command that needs a missing one says which.
@@ -44,6 +45,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(sweeps_app)
+app.add_typer(upkeep_app)
 app.add_typer(service_app)
 app.add_typer(generators_app, name="generators")
 app.add_typer(weights_app, name="weights")

@@ -31,10 +31,10 @@ _LONGEST_PAUSE = 2.0
 if "ICECHUNK_LOG" not in os.environ:
     # Icechunk's warning that local storage loses concurrent commits is answered by `hold`; it would be printed by
     # every process that opens a sweep. The second name is version 2's, the third its remark on the same storage.
-    # What the search for credentials meets on its way is in the error where it finds none.
+    # What the search for credentials meets on its way, and why a manifest cannot be read, is in the errors raised.
     icechunk.set_logs_filter(
         "warn,icechunk::storage::object_store=error,icechunk_arrow_object_store=error,"
-        "icechunk_storage::readback=error,aws_config=error"
+        "icechunk_storage::readback=error,aws_config=error,icechunk::repository=off"
     )
 
 

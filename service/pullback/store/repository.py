@@ -160,16 +160,17 @@ def make_arrays(store: StoreLike, layout: Layout, attributes: dict[str, Any]) ->
     """Make the root group and every array of a sweep in an empty Zarr store, and fill `sample`."""
     group = zarr.create_group(store, zarr_format=3, attributes=attributes)
     for schema in ARRAYS:
-        _make_array(group, schema, layout)
+        make_array(group, schema, layout)
     array_of(group, "sample")[:] = np.arange(layout.samples, dtype=np.int64)
     return group
 
 
-def _make_array(group: zarr.Group, schema: ArraySchema, layout: Layout) -> None:
+def make_array(group: zarr.Group, schema: ArraySchema, layout: Layout) -> "zarr.Array[Any]":
+    """Make one array of a sweep, at its final shape, with nothing in it."""
     shard = schema.shard_shape(layout)
     # With zarr's default codecs a flipped byte is returned as data. The checksum comes last, over the bytes as stored.
     codecs = [ZstdCodec(), Crc32cCodec()] if schema.compressed else [Crc32cCodec()]
-    group.create_array(
+    return group.create_array(
         schema.name,
         shape=schema.shape(layout),
         shards=shard if schema.inner_chunks else None,
