@@ -5,6 +5,7 @@ the mean metric are left to the analysis package.
 """
 
 import logging
+from collections.abc import Container
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,6 +18,7 @@ import zarr
 from zarr.storage import LocalStore
 
 from pullback.errors import StoreError
+from pullback.store import bulk
 from pullback.store.folders import local_path, whole_folder
 from pullback.store.listing import children
 from pullback.store.location import Location, locate
@@ -187,7 +189,7 @@ class Sweep:
     @cached_property
     def _status(self) -> npt.NDArray[np.uint8]:
         schema, other = BY_NAME["status"], BY_NAME["trace"]
-        status = read(self._array(schema), slice(None), self.location)
+        status = self._values(schema, (slice(None),), ())
         # A lost chunk of `status` reads as pending; that the shard is there in another array gives it away.
         for shard in np.unique(np.flatnonzero(status == PENDING) // self.layout.shard_size):
             if has_chunk(self._session, other, int(shard)):
@@ -212,13 +214,28 @@ class Sweep:
 
     def _read(self, schema: ArraySchema, selection: Any = slice(None)) -> npt.NDArray[Any]:
         """Read a selection, and make sure that none of it is a fill value in place of a lost result."""
-        values = read(self._array(schema), selection, self.location)
-        rows = selection[0] if isinstance(selection, tuple) else selection
-        wanted = np.atleast_1d(np.arange(schema.shape(self.layout)[0])[rows])
-        for shard in np.unique(wanted // schema.shard_shape(self.layout)[0]):
-            if shard in self._expected(schema) and not has_chunk(self._session, schema, int(shard)):
+        keys = selection if isinstance(selection, tuple) else (selection,)
+        keys += (slice(None),) * (len(schema.dims) - len(keys))
+        return self._values(schema, keys, self._expected(schema))
+
+    def _values(self, schema: ArraySchema, keys: tuple[Any, ...], required: Container[int]) -> npt.NDArray[Any]:
+        """Read a selection, one key an axis; a shard that is required and not there is an error."""
+        array = self._array(schema)
+        rows = np.atleast_1d(np.arange(schema.shape(self.layout)[0])[keys[0]])
+        shards = np.unique(rows // schema.shard_shape(self.layout)[0])
+        try:
+            present = {int(shard) for shard in shards if has_chunk(self._session, schema, int(shard))}
+        except icechunk.IcechunkError as error:
+            raise damaged(schema.name, self.location, error) from error
+        for shard in shards:
+            if shard in required and shard not in present:
                 raise damaged(schema.name, self.location, f"shard {shard} is committed, and absent")
-        return values
+        if not bulk.suits(array, keys, len(shards)):
+            return read(array, keys, self.location)
+        try:
+            return bulk.read_shards(array, rows, keys[1:], present)
+        except Exception as error:  # as in `read`
+            raise damaged(schema.name, self.location, error) from error
 
     def _expected(self, schema: ArraySchema) -> "range | frozenset[int]":
         """The shards for which the array must hold something."""

@@ -1,0 +1,72 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stored_sweeps import commit, flip_byte, record_of
+from test_store_reader import forget, native_chunks
+
+from pullback.errors import StoreError
+from pullback.store import bulk
+from pullback.store.opening import read
+from pullback.store.reader import Sweep, open_sweep
+from pullback.store.repository import create
+from pullback.store.schema import BY_NAME, Layout
+
+LAYOUT = Layout(samples=46, latent_dim=20, components=12, shard_size=4)
+"""Twelve shards, the last of 2 samples: more than are read one by one, and chunks that are files of their own."""
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Sweep:
+    store = create(tmp_path / "sweep", LAYOUT, {})
+    commit(store, *(record_of(LAYOUT, shard, quarantined=(1,)) for shard in range(11) if shard != 5))
+    return open_sweep(store.path)
+
+
+@pytest.mark.parametrize("name", ["eigenvalue", "latent", "status", "sample", "trace", "condition", "metric_sum"])
+@pytest.mark.parametrize("rows", [slice(None), slice(1, 43), slice(None, None, -3), np.array([45, 0, 0, 7, 21, 20])])
+def test_many_shards_at_once_are_what_zarr_reads(sweep: Sweep, name: str, rows: object) -> None:
+    schema = BY_NAME[name]
+    array = sweep._array(schema)
+    present = range(12) if name == "sample" else set(range(11)) - {5}
+    numbers = np.arange(array.shape[0])[: 12 if name == "metric_sum" else None][
+        slice(None) if name == "metric_sum" else rows
+    ]
+    for rest in ((slice(None), slice(None)), (slice(2, 9), np.array([3, 1])), (np.array([], int), slice(0))):
+        keys = rest[: len(schema.dims) - 1]
+        found = bulk.read_shards(array, numbers, keys, present)
+        expected = read(array, (slice(None), *keys), sweep.location)[numbers]
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_only_what_repository_writes_without_inner_chunks_is_read_so(sweep: Sweep) -> None:
+    whole, many = (slice(None), slice(None)), 12
+    assert bulk.suits(sweep._array(BY_NAME["eigenvalue"]), whole, many)
+    assert not bulk.suits(sweep._array(BY_NAME["eigenvector"]), (*whole, slice(None)), many)
+    assert not bulk.suits(sweep._array(BY_NAME["eigenvalue"]), whole, 2)
+    assert not bulk.suits(sweep._array(BY_NAME["eigenvalue"]), (slice(None), 3), many)
+
+
+def test_a_flipped_byte_among_many_shards_is_reported_not_returned(sweep: Sweep) -> None:
+    assert sweep.values("latent", slice(None)).shape == (46, 20)
+    # of twelve shards, every file that is no manifest holds a chunk
+    for chunk in native_chunks(sweep.path):
+        flip_byte(chunk)
+    with pytest.raises(StoreError, match=r"'metric_sum' of .*sweep cannot be read.*checksum of shard 0 is wrong"):
+        open_sweep(sweep.path).dataset().metric_sum.load()
+
+
+def test_a_shard_that_is_lost_among_many_is_reported_not_read_as_fill_values(sweep: Sweep) -> None:
+    forget(sweep.path, "trace", 9)
+    again = open_sweep(sweep.path)
+    with pytest.raises(StoreError, match=r"'trace'.*shard 9 is committed, and absent"):
+        again.values("trace", slice(0, 46))
+    assert again.values("trace", slice(0, 36)).shape == (36,), "what is whole can still be read"
+
+
+def test_a_lost_status_among_many_is_reported_not_taken_for_pending(sweep: Sweep) -> None:
+    assert sweep.status().pending == 6
+    forget(sweep.path, "status", 9)
+    with pytest.raises(StoreError, match=r"'status'.*shard 9 is committed, and absent"):
+        open_sweep(sweep.path).status()
