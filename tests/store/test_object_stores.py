@@ -4,8 +4,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import icechunk
 import numpy as np
@@ -14,12 +16,14 @@ import xarray as xr
 from stored_sweeps import LAYOUT, commit, filled, record_of
 
 from pullback.errors import StoreError
-from pullback.store import opening
+from pullback.store import listing, opening, upkeep
+from pullback.store.audit import Audit, audit
 from pullback.store.derived import load_derived, save_derived
 from pullback.store.location import locate
 from pullback.store.reader import list_sweeps, open_sweep
 from pullback.store.repository import SweepStore, create, hold, write_shard
 from pullback.store.schema import Layout
+from pullback.store.upkeep import collect_garbage, repair
 from pullback.sweep.identity import attach_store
 
 pytestmark = pytest.mark.skipif(
@@ -203,6 +207,54 @@ def pending_at(repository: icechunk.Repository, snapshot: str) -> list[int]:
 
     group = zarr.open_group(repository.readonly_session(snapshot_id=snapshot).store, mode="r", use_consolidated=False)
     return [shard for shard in range(30) if group["status"][2 * shard] == 0]  # type: ignore[index]
+
+
+def test_damage_in_an_object_store_is_found_and_repaired(bucket: str) -> None:
+    obstore = pytest.importorskip("obstore")
+    store = create(f"{bucket}/sweep", LAYOUT, {})
+    commit(store, *(record_of(LAYOUT, shard) for shard in range(3)))
+    clean = open_sweep(f"{bucket}/sweep").dataset().load()
+    assert audit(f"{bucket}/sweep").damages == ()
+    client = listing._client(store.location)
+    chunk = min(entry["path"] for entry in obstore.list(client, f"{store.location.prefix}/chunks").collect())
+    obstore.put(client, chunk, obstore.get(client, chunk).bytes().to_bytes()[:100])
+    (found,) = repair(f"{bucket}/sweep").damages
+    assert found.kind == "unreadable"
+    assert store.pending_shards() == [found.shard]
+    commit(SweepStore.open(f"{bucket}/sweep"), record_of(LAYOUT, found.shard))
+    xr.testing.assert_identical(open_sweep(f"{bucket}/sweep").dataset().load(), clean)
+    assert audit(f"{bucket}/sweep").damages == ()
+
+
+def test_a_sweep_that_another_commits_to_is_not_repaired_over(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = create(f"{bucket}/sweep", LAYOUT, {})
+    bad = record_of(LAYOUT, 0)
+    bad.trace[:] = np.inf
+    commit(store, bad)
+    look = upkeep.examine
+
+    def meanwhile(*arguments: Any) -> Audit:
+        found = look(*arguments)
+        commit(store, record_of(LAYOUT, 1))
+        return found
+
+    monkeypatch.setattr(upkeep, "examine", meanwhile)
+    with pytest.raises(StoreError, match="Stop whoever drives it"):
+        repair(f"{bucket}/sweep")
+    assert store.pending_shards() == [2]
+
+
+def test_garbage_of_an_object_store_is_removed_but_never_what_is_recent(bucket: str) -> None:
+    store = create(f"{bucket}/sweep", LAYOUT, {})
+    commit(store, record_of(LAYOUT, 0))
+    result = write_shard(store.fork(), record_of(LAYOUT, 1))  # of a driver that has not committed it yet
+    with pytest.raises(StoreError, match="at least 1h"):
+        collect_garbage(f"{bucket}/sweep", timedelta(minutes=59))
+    assert collect_garbage(f"{bucket}/sweep", timedelta(0), dry_run=True).chunks == 2
+    assert collect_garbage(f"{bucket}/sweep", timedelta(hours=1)).chunks == 0
+    store.merge(1, result)
+    store.commit("one")
+    assert audit(f"{bucket}/sweep").damages == ()
 
 
 def test_the_sweeps_under_a_prefix_are_listed(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
