@@ -250,7 +250,8 @@ def test_garbage_of_an_object_store_is_removed_but_never_what_is_recent(bucket: 
     result = write_shard(store.fork(), record_of(LAYOUT, 1))  # of a driver that has not committed it yet
     with pytest.raises(StoreError, match="at least 1h"):
         collect_garbage(f"{bucket}/sweep", timedelta(minutes=59))
-    assert collect_garbage(f"{bucket}/sweep", timedelta(0), dry_run=True).chunks == 2
+    future = timedelta(seconds=-60)  # the server rounds its times
+    assert collect_garbage(f"{bucket}/sweep", future, dry_run=True).chunks == 2
     assert collect_garbage(f"{bucket}/sweep", timedelta(hours=1)).chunks == 0
     store.merge(1, result)
     store.commit("one")
@@ -293,8 +294,8 @@ def test_a_missing_sweep_a_missing_bucket_and_a_missing_server_are_told_apart(
 ) -> None:
     with pytest.raises(StoreError, match=f"no sweep at {bucket}/sweep"):
         open_sweep(f"{bucket}/sweep")
-    with pytest.raises(StoreError, match=r"s3://nothing/sweep cannot be reached .*NoSuchBucket"):
-        open_sweep("s3://nothing/sweep")
+    with pytest.raises(StoreError, match=r"s3://nothing/sweep cannot be .*NoSuchBucket"):
+        create("s3://nothing/sweep", LAYOUT, {})
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     with pytest.raises(StoreError, match="nothing answers at AWS_ENDPOINT_URL"):
         open_sweep(f"{bucket}/sweep")
