@@ -1,0 +1,204 @@
+"""The client's verbs against a service, and events as pages and as a stream."""
+
+import json
+import socket
+import threading
+
+import httpx
+import numpy as np
+import pytest
+from served_sweeps import LAYOUT, FakeBackend, commit, record_of, serving
+
+import pullback
+from pullback.api.client import ServiceError
+from pullback.api.tokens import TokenFile, add_token
+from pullback.store.repository import create
+
+JOB = {"name": "small", "generator": "dcgan-faces", "distance": "mse", "samples": {"count": 5}}
+
+
+@pytest.fixture
+def client(service):
+    with pullback.Client(service) as made:
+        yield made
+
+
+@pytest.fixture
+def live(tmp_path):
+    """A folder with the sweep `mine`, a backend that says it runs, and a client of the service of both."""
+    commit(create(tmp_path / "mine", LAYOUT, {"name": "mine"}), 0)
+    backend = FakeBackend(states={"mine": {"state": "running"}})
+    with serving(tmp_path, backend, poll_seconds=0.01) as (url, _), pullback.Client(url) as client:
+        yield tmp_path, backend, client
+
+
+def write(folder, *names):
+    with (folder / "mine.events.jsonl").open("a") as journal:
+        journal.writelines(json.dumps({"event": name}) + "\n" for name in names)
+
+
+def test_the_sweeps_and_one_of_them(client):
+    assert [sweep["id"] for sweep in client.list()] == ["mine", "new"]
+    assert client.show("mine")["samples"]["good"] == 5
+    assert client.status("mine")["state"] == "done"
+
+
+def test_spectra_are_a_structured_array(client):
+    rows = client.spectra("mine", samples=slice(2, None), components=slice(0, 2))
+    assert rows["sample"].tolist() == [2, 3, 8, 9]
+    np.testing.assert_array_equal(rows["eigenvalue"][:2], record_of(0).eigenvalue[2:, :2])
+    snapshot = client.show("mine")["snapshot"]
+    assert client.spectra("mine", snapshot=snapshot, quarantined=True)["status"].tolist() == [1, 2, 1, 1, 1, 1]
+
+
+def test_eigenvectors_are_a_structured_array(client):
+    rows = client.eigenvectors("mine", 3, components=slice(1, 3))
+    assert rows["component"].tolist() == [1, 2]
+    np.testing.assert_array_equal(rows["eigenvector"], record_of(0).eigenvector[3, 1:3])
+
+
+@pytest.mark.parametrize("wrong", [slice(0, 9, 2), slice(-3, None), slice(None, -1)])
+def test_a_slice_that_is_not_served_is_told_before_it_is_asked_for(client, wrong):
+    with pytest.raises(ServiceError, match="counts from the end or in steps"):
+        client.spectra("mine", samples=wrong)
+
+
+def test_a_job_is_submitted_from_a_file_a_text_or_a_mapping(live, tmp_path):
+    _, backend, client = live
+    text = json.dumps(JOB, indent=1)
+    (tmp_path / "job.yaml").write_text(text)
+    answers = [client.submit(job) for job in (JOB, text, tmp_path / "job.yaml", str(tmp_path / "job.yaml"))]
+    assert answers[0] == {"id": "small", "created": True}
+    assert answers[1:] == [{"id": "small", "created": False}] * 3
+    assert list(backend.submitted) == ["small"]
+
+
+def test_what_is_wrong_in_a_job_is_in_the_error(client):
+    with pytest.raises(ServiceError, match="did you mean 'dcgan-faces'") as caught:
+        client.submit({**JOB, "generator": "dcgan-face"})
+    assert caught.value.status == 422
+    assert len(caught.value.problems) == 1
+    with pytest.raises(ServiceError, match=r"nowhere\.yaml cannot be read.*nothing was submitted"):
+        client.submit("nowhere.yaml")
+
+
+def test_cancelling_says_whether_anybody_was_at_work(live):
+    _, backend, client = live
+    assert client.cancel("mine") is True
+    backend.states["mine"]["state"] = "done"
+    assert client.cancel("mine") is False
+
+
+def test_waiting_ends_with_the_sweep_or_the_time(live):
+    _, backend, client = live
+    with pytest.raises(ServiceError, match="mine is running still after 0 s; it goes on"):
+        client.wait("mine", timeout=0, poll=0.01)
+    asked = threading.Event()
+    state = backend.state
+    backend.state = lambda path: (asked.set(), state(path))[1]
+
+    def finish():
+        assert asked.wait(30)
+        backend.states["mine"] = {"state": "done"}
+
+    thread = threading.Thread(target=finish)
+    thread.start()
+    assert client.wait("mine", poll=0.01)["state"] == "done"
+    thread.join()
+
+
+def test_events_come_in_pages_of_whole_lines(live):
+    folder, _, client = live
+    assert list(client.events("mine")) == []
+    write(folder, "one", "two", "three")
+    with (folder / "mine.events.jsonl").open("a") as journal:
+        journal.write('{"event": "half')
+    assert [event["event"] for event in client.events("mine")] == ["one", "two", "three"]
+    url, offset, pages = f"{client.url}/v1/sweeps/mine/events", 0, []
+    for _ in range(3):
+        answer = httpx.get(url, params={"offset": offset, "limit": 2}, trust_env=False)
+        assert answer.headers["Content-Type"] == "application/x-ndjson"
+        pages.append([json.loads(line)["event"] for line in answer.text.splitlines()])
+        offset = int(answer.headers["Pullback-Next-Offset"])
+    assert pages == [["one", "two"], ["three"], []]
+
+
+@pytest.mark.parametrize("offset", [1, 16, 10_000, -1, "x", 2**60])
+def test_an_offset_at_which_no_event_begins_is_refused(live, offset):
+    folder, _, client = live
+    write(folder, "one", "two")
+    for follow in ("false", "true"):
+        params = {"offset": offset, "follow": follow}
+        assert httpx.get(f"{client.url}/v1/sweeps/mine/events", params=params, trust_env=False).status_code == 422
+
+
+def test_a_stream_follows_events_as_they_come_until_the_sweep_ends(live):
+    folder, backend, client = live
+    stream = client.events("mine", follow=True)
+    write(folder, "one")
+    assert next(stream) == {"event": "one"}
+    write(folder, "two", "three")
+    assert [next(stream), next(stream)] == [{"event": "two"}, {"event": "three"}]
+    write(folder, "last")
+    backend.states["mine"] = {"state": "done"}
+    assert list(stream) == [{"event": "last"}]
+
+
+def test_a_stream_goes_on_where_it_was_broken_off(live):
+    folder, backend, client = live
+    write(folder, "one", "two")
+    backend.states["mine"] = {"state": "done"}
+    url = f"{client.url}/v1/sweeps/mine/events?follow=true"
+    lines = httpx.get(url, trust_env=False).text.splitlines()
+    ids = [line.removeprefix("id: ") for line in lines if line.startswith("id: ")]
+    rest = httpx.get(url, headers={"Last-Event-ID": ids[0]}, trust_env=False).text
+    assert '"two"' in rest
+    assert '"one"' not in rest
+    assert 'event: end\ndata: {"id": "mine", "state": "done"}' in rest
+
+
+def test_only_so_many_follow_at_once(tmp_path):
+    create(tmp_path / "mine", LAYOUT, {"name": "mine"})
+    backend = FakeBackend(states={"mine": {"state": "running"}})
+    write(tmp_path, "one")
+    with serving(tmp_path, backend, followers=1, poll_seconds=0.01) as (url, _), pullback.Client(url) as client:
+        stream = client.events("mine", follow=True)
+        assert next(stream) == {"event": "one"}
+        with pytest.raises(ServiceError, match="too many follow already"):
+            next(client.events("mine", follow=True))
+        backend.states["mine"] = {"state": "done"}
+        assert list(stream) == []
+
+
+def test_what_is_not_there_is_told(client):
+    for call in (client.show, client.status, client.analysis, client.report, client.spectra, client.cancel):
+        with pytest.raises(ServiceError) as caught:
+            call("../nowhere")
+        assert caught.value.status == 404
+    with pytest.raises(ServiceError, match=r"nothing is known|no sweep"):
+        next(client.events("nowhere", follow=True))
+
+
+def test_a_service_that_cannot_be_reached_is_told():
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    with pullback.Client(f"http://127.0.0.1:{port}") as client:
+        for call in (client.list, lambda: next(client.events("mine", follow=True))):
+            with pytest.raises(ServiceError, match="cannot be reached") as caught:
+                call()
+            assert caught.value.status is None
+    for url in ("127.0.0.1:1", "ftp://example.org", "http://[", "http://127.0.0.1:99999999"):
+        with pytest.raises(ServiceError):
+            pullback.Client(url).list()
+
+
+def test_a_token_is_sent_and_its_lack_is_told(folder, tmp_path):
+    token = add_token(tmp_path / "tokens.json", "anna", "read")
+    with serving(folder, tokens=TokenFile(tmp_path / "tokens.json")) as (url, _):
+        assert len(pullback.Client(url, token).list()) == 2
+        with pytest.raises(ServiceError, match="a token is needed"):
+            pullback.Client(url).list()
+        with pytest.raises(ServiceError, match="may read only"):
+            pullback.Client(url, token).submit(JOB)
+        with pytest.raises(ServiceError, match="not fit for HTTP"):
+            pullback.Client(url, "é" * 20 + "日")

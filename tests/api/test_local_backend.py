@@ -1,0 +1,152 @@
+"""Jobs that a service runs as processes on this machine, and the service over what they made."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from served_sweeps import serving
+
+import pullback
+from pullback.analysis import analyze
+from pullback.api.backend import LocalBackend
+from pullback.api.client import ServiceError
+from pullback.errors import StoreError
+from pullback.spec import JobSpec
+from pullback.store.reader import open_sweep
+
+JOB = {
+    "name": "mine",
+    "generator": "own_generators:smooth",
+    "distance": "mse",
+    "samples": {"count": 6},
+    "resources": {"shard_size": 2, "workers": 1},
+}
+OWN_MODULE = """
+from toy_generators import Smooth
+
+
+def smooth():
+    return Smooth()
+
+
+def broken():
+    raise RuntimeError("these weights are lost")
+"""
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def backend(tmp_path, monkeypatch):
+    """A backend whose drivers find a generator of the user's own; none is left when a test ends."""
+    (tmp_path / "own_generators.py").write_text(OWN_MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(TESTS)]))
+    made = LocalBackend([sys.executable, "-m", "pullback", "run", "--serial"])
+    yield made
+    for child in made._children.values():
+        child.kill()
+        child.wait(30)
+
+
+def job_of(folder, **changes):
+    return JobSpec.model_validate({**JOB, "store": str(folder / "mine"), **changes})
+
+
+def ended(backend, path):
+    """The state of a sweep once nobody works on it."""
+    end = time.monotonic() + 120
+    while (state := backend.state(path))["state"] in ("submitted", "starting", "running"):
+        assert time.monotonic() < end, state
+        time.sleep(0.05)
+    return state
+
+
+def test_a_submitted_job_is_run_by_a_process_of_its_own_once(backend, tmp_path):
+    folder = tmp_path / "sweeps"
+    job = job_of(folder)
+    assert backend.submit(job, "").created
+    assert backend.state(folder / "mine")["state"] in ("submitted", "starting", "running")
+    assert not backend.submit(job, "").created, "while it runs"
+    state = ended(backend, folder / "mine")
+    assert (state["state"], state["good"], state["pending"]) == ("done", 6, 0)
+    assert state["snapshot"] == open_sweep(folder / "mine").snapshot
+    for child in backend._children.values():  # it may have a last thing to do
+        child.wait(60)
+    assert not backend.submit(job, "").created, "when it is done"
+    assert backend.state(folder / "mine")["state"] == "done"
+    assert backend._children == {}, "nothing was started again"
+    assert backend.cancel(folder / "mine") is False
+    journal = backend.events(folder / "mine")
+    assert journal is not None
+    assert len(journal.read_text().splitlines()) > 1
+    with pytest.raises(StoreError, match="another job has the name mine"):
+        backend.submit(job_of(folder, samples={"count": 7}), "")
+    # another backend, as of a service that was started anew, knows the sweep from what lies there
+    assert not LocalBackend().submit(job, "").created
+    over_http(folder, job)
+
+
+def over_http(folder, job):
+    """The analysis and the report of a finished sweep, through the client; and the same job again."""
+    with serving(folder, LocalBackend(), allow_code=True) as (url, _), pullback.Client(url) as client:
+        with pytest.raises(ServiceError, match="pullback analyze mine"):
+            client.analysis("mine")
+        kept = analyze(open_sweep(folder / "mine"), draws=20)
+        kept.save(open_sweep(folder / "mine"))
+        assert client.analysis("mine") == kept.to_json()
+        report = client.report("mine")
+        assert report.lstrip().startswith("<!")
+        assert kept.snapshot in report
+        assert "pullback report mine" in report
+        assert client.submit(JOB) == {"id": "mine", "created": False}
+        assert client.wait("mine", timeout=0)["state"] == "done"
+        with pytest.raises(ServiceError, match="another job has the name") as caught:
+            client.submit({**JOB, "samples": {"count": 7}})
+        assert caught.value.status == 409
+
+
+def test_a_job_whose_driver_cannot_begin_says_why_and_can_be_submitted_again(backend, tmp_path):
+    folder = tmp_path / "sweeps"
+    job = job_of(folder, generator={"name": "own_generators:broken"})
+    assert backend.submit(job, "").created
+    state = ended(backend, folder / "mine")
+    assert state["state"] == "failed"
+    assert "these weights are lost" in state["message"]
+    again = backend.submit(job, "")
+    assert not again.created
+    assert backend.state(folder / "mine")["state"] in ("submitted", "starting", "failed")
+    assert (folder / "mine") in backend._children or ended(backend, folder / "mine")["state"] == "failed"
+
+
+def test_nothing_is_known_of_what_was_never_submitted(backend, tmp_path):
+    with pytest.raises(StoreError):
+        backend.state(tmp_path / "nowhere")
+    assert backend.events(tmp_path / "nowhere") is None
+    assert backend.cancel(tmp_path / "nowhere") is False
+
+
+def test_the_file_of_a_job_reads_as_that_job(backend, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr("subprocess.Popen", lambda command, **options: started.append(command) or Child())
+    job = job_of(tmp_path, metric={"tolerance": 1e-9}, distance={"name": "lpips", "mask": [0.0, 0.0, 0.5, 1.0]})
+    backend.submit(job, "")
+    (command,) = started
+    assert JobSpec.model_validate(yaml.safe_load(Path(command[-1]).read_text())) == job
+
+
+class Child:
+    """A process that goes on for ever, and was never started."""
+
+    returncode = None
+
+    def poll(self):
+        return None
+
+    def kill(self):
+        pass
+
+    def wait(self, timeout):
+        pass
