@@ -17,7 +17,7 @@ from pullback.bench import metric as metric_module
 from pullback.bench.baselines import arpack_pairs
 from pullback.bench.child import BATCHES, Measurements
 from pullback.bench.machine import peak_memory
-from pullback.bench.metric import MetricBench, _Entry, _summary, bench_metric
+from pullback.bench.metric import GIVES_BACK, MetricBench, _Entry, _summary, bench_metric
 from pullback.bench.processes import Child, ChildError, sentence_of
 from pullback.errors import PullbackError, SpecError
 from pullback.generators import zoo
@@ -252,8 +252,8 @@ class Here:
 
     started, failing, course = [], {}, []
 
-    def __init__(self, module):
-        self.settings, self.ended = {}, False
+    def __init__(self, module, environment=None):
+        self.settings, self.ended, self.environment = {}, False, environment
         Here.started.append(self)
 
     def ask(self, request, **arguments):
@@ -302,6 +302,11 @@ def test_only_our_methods_keep_freed_memory_and_only_while_they_are_timed(here):
     compare("gauss_newton", "backprop", "lanczos@float64", "backprop@float64")
     kept = [child.settings["keep_memory"] for child in here.started]
     assert kept == [False, True, False, True, False] + 4 * [False] + [False]
+
+
+def test_only_where_memory_is_measured_the_c_library_gives_it_back(here):
+    compare("gauss_newton", "backprop")
+    assert [child.environment for child in here.started] == [None, None, None, GIVES_BACK, GIVES_BACK, None]
 
 
 def test_every_method_has_every_key_and_the_ratios_are_those_of_the_seconds(here):

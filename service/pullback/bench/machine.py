@@ -3,7 +3,6 @@
 Leaves to others which work (`child`).
 """
 
-import ctypes
 import gc
 import platform
 import threading
@@ -16,11 +15,13 @@ import torch
 
 SAMPLED = 0.002
 """Seconds between two looks at a process's memory where its peak is not recorded."""
-_MMAP_THRESHOLD = -3  # the parameter's number in glibc's malloc.h
 
 
 def peak_memory(work: Callable[[], object], device: torch.device) -> int:
-    """The most memory that a piece of work takes beyond what is held before, in bytes; on a CPU, of the process."""
+    """The most memory that a piece of work takes beyond what is held before, in bytes.
+
+    On a CPU that of the process: true where the C library gives back what is freed (`bench.metric.GIVES_BACK`).
+    """
     gc.collect()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -30,10 +31,6 @@ def peak_memory(work: Callable[[], object], device: torch.device) -> int:
         work()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    with suppress(OSError, AttributeError):  # another system's library
-        library = ctypes.CDLL("libc.so.6")
-        library.mallopt(_MMAP_THRESHOLD, 2**17)  # what is freed goes back at once: resident is what is in use
-        library.malloc_trim(0)
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew (proc(5))
         before = _resident("VmRSS")

@@ -33,6 +33,9 @@ from pullback.spec import DistanceSpec, explain, names_code, nearest
 METHODS_BY_DEFAULT = ("gauss_newton", "backprop")
 EXACT_UP_TO = 512
 """Latent dimensions up to which a whole H in float64 by double backpropagation is worth its time."""
+GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "131072"}
+"""Has glibc give every freed array back at once, so that resident memory is what is in use. It must be so from the
+start: asked for later, what was freed and kept before is counted anew, up to as much again."""
 _CHILD = "pullback.bench.child"
 _SOURCE = "pullback bench metric"
 _FLOOR = "the floor"
@@ -140,7 +143,7 @@ def bench_metric(bench: MetricBench, report: Callable[[str], None] = lambda line
         report(f"memory: {name}")
         with ExitStack() as stack:
             try:
-                entry.found |= _load(alone, stack)[0].ask("memory", **entry.asked)
+                entry.found |= _load(alone, stack, GIVES_BACK)[0].ask("memory", **entry.asked)
             except ChildError as error:
                 report(f"the memory of {name} could not be measured: {error}")
     if bench.error and timed:
@@ -228,9 +231,11 @@ def _parsed(name: str, device: str) -> dict[str, Any]:
     return {"method": method, "precision": precision or "float32"}
 
 
-def _load(setup: Mapping[str, Any], stack: ExitStack) -> tuple[Child, dict[str, Any]]:
+def _load(
+    setup: Mapping[str, Any], stack: ExitStack, environment: Mapping[str, str] | None = None
+) -> tuple[Child, dict[str, Any]]:
     """A process that has loaded the generator and the distance, and its facts; it ends with the stack."""
-    child = Child(_CHILD)
+    child = Child(_CHILD, environment)
     stack.callback(child.end)
     return child, child.ask("load", **setup)
 

@@ -39,13 +39,15 @@ class Child:
 
     Args:
         module: its dotted name.
+        environment: variables that it has besides those of this process.
     """
 
-    def __init__(self, module: str) -> None:
+    def __init__(self, module: str, environment: Mapping[str, str] | None = None) -> None:
         self._messages = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process lives
         self._process = subprocess.Popen(
             # -P: a file in the working directory must not stand in for a library's module of the same name
             [sys.executable, "-P", "-m", module],
+            env={**os.environ, **(environment or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._messages,
