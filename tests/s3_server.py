@@ -6,9 +6,42 @@ Icechunk's commits rest on that: hence the lock.
 Run as a program it serves a bucket `bucket` on a free port of loopback, which it prints.
 """
 
+import os
+import subprocess
+import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
+
+import pytest
+
+needed = pytest.mark.skipif(
+    find_spec("moto") is None or find_spec("flask") is None, reason="no S3 server here: pip install 'moto[s3]' flask"
+)
+
+
+@contextmanager
+def serving() -> Iterator[str]:
+    """A running server; gives its address."""
+    with subprocess.Popen(
+        [sys.executable, __file__], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        finally:
+            process.kill()
+
+
+def use(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set the environment by which a user names a server and has credentials for it."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "knows-nothing")
 
 
 def main() -> None:

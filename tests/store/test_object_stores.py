@@ -1,11 +1,9 @@
 """Sweeps in an object store, on a real S3 server of this machine (`s3_server`)."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import pytest
 import xarray as xr
 from stored_sweeps import LAYOUT, commit, filled, record_of
 
+import s3_server
 from pullback.errors import StoreError
 from pullback.store import listing, opening, upkeep
 from pullback.store.audit import Audit, audit
@@ -26,32 +25,20 @@ from pullback.store.schema import Layout
 from pullback.store.upkeep import collect_garbage, repair
 from pullback.sweep.identity import attach_store
 
-pytestmark = pytest.mark.skipif(
-    find_spec("moto") is None or find_spec("flask") is None, reason="no S3 server here: pip install 'moto[s3]' flask"
-)
+pytestmark = s3_server.needed
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    with s3_server.serving() as address:
+        yield address
 
 
 @pytest.fixture
 def bucket(s3: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
     """A free prefix of a bucket, for this test."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "knows-nothing")
+    s3_server.use(s3, monkeypatch)
     return f"s3://bucket/{request.node.name}"
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """The address of a running server."""
-    server = [sys.executable, str(Path(__file__).with_name("s3_server.py"))]
-    with subprocess.Popen(server, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-        finally:
-            process.kill()
 
 
 def test_a_sweep_in_an_object_store_is_as_one_in_a_folder(bucket: str, tmp_path: Path) -> None:

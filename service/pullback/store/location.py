@@ -49,11 +49,6 @@ class Location:
         """The last part of the address."""
         return self.path.name
 
-    @property
-    def folder(self) -> Path:
-        """The folder; raises StoreError in an object store, where there is none."""
-        return local_path(str(self))
-
     def sibling(self, name: str) -> "Location":
         """The place of this name beside this one."""
         prefix = "/".join([*self.prefix.split("/")[:-1], name]) if self.prefix else ""
