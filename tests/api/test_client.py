@@ -200,5 +200,8 @@ def test_a_token_is_sent_and_its_lack_is_told(folder, tmp_path):
             pullback.Client(url).list()
         with pytest.raises(ServiceError, match="may read only"):
             pullback.Client(url, token).submit(JOB)
-        with pytest.raises(ServiceError, match="not fit for HTTP"):
-            pullback.Client(url, "é" * 20 + "日")
+        assert len(pullback.Client(url, f"{token}\n").list()) == 2
+    for unfit in ("é" * 20, f"{token}\r\nX-Other: {token}", ""):
+        with pytest.raises(ServiceError, match="characters that no token has") as caught:
+            pullback.Client(url, unfit)
+        assert token not in str(caught.value)

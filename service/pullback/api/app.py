@@ -94,7 +94,7 @@ def create_app(
             )
         ],
     )
-    answer_errors(app, catalog.folder)
+    answer_errors(app, catalog.without_paths)
     app.include_router(
         routes(
             Service(

@@ -77,12 +77,17 @@ class Catalog:
 
     def ids(self) -> list[str]:
         """The ids of all sweeps, in order."""
-        try:
-            with os.scandir(self.folder) as entries:
-                folders = [entry.name for entry in entries if is_id(entry.name) and entry.is_dir(follow_symlinks=False)]
-        except FileNotFoundError:
-            return []
-        return sorted(name for name in folders if is_repository(self.folder / name))
+        return sorted(name for name in self._folders() if is_repository(self.folder / name))
+
+    def has(self, id: str) -> bool:
+        """Whether there is a sweep of that id."""
+        return id in self._folders() and is_repository(self.folder / id)
+
+    def without_paths(self, text: str) -> str:
+        """A message of the store as a remote user can use it: sweeps by their ids."""
+        for folder in (self.folder, self.folder.resolve()):
+            text = text.replace(f"{folder}{os.sep}", "")
+        return text
 
     def place(self, id: str) -> Path:
         """Where the sweep of an id is or would be; raises RequestError (404) for what cannot be one."""
@@ -98,7 +103,7 @@ class Catalog:
             StoreError: it cannot be read.
         """
         path = self.place(id)
-        if id not in self.ids():
+        if not self.has(id):
             raise _missing(id)
         inode = path.stat().st_ino  # a folder that took the place of another has snapshots of its own
         if snapshot is None:
@@ -113,6 +118,14 @@ class Catalog:
         except StoreError as error:
             open_sweep(path)  # if it is not the snapshot that is wrong, this says so
             raise RequestError(404, str(error)) from None
+
+    def _folders(self) -> set[str]:
+        """What lies in the folder and could be a sweep."""
+        try:
+            with os.scandir(self.folder) as entries:
+                return {entry.name for entry in entries if is_id(entry.name) and entry.is_dir(follow_symlinks=False)}
+        except FileNotFoundError:
+            return set()
 
     def _keep(self, key: tuple[str, int, str], opened: Opened) -> Opened:
         """The one that is kept open already, or else this one from now on."""

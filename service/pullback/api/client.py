@@ -47,12 +47,17 @@ class Client:
 
     def __init__(self, url: str, token: str | None = None, timeout: float = _SECONDS) -> None:
         self.url = url.rstrip("/")
+        token = token if token is None else token.strip()  # read from a file, it has a line's end
+        if token is not None and not (token.isascii() and token.isprintable() and token):
+            raise ServiceError(
+                "the token has characters that no token has; take it as `pullback tokens add` printed it"
+            )
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         try:
             # never through a proxy that the environment names: it would see the token
             self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout, trust_env=False)
-        except (httpx.InvalidURL, UnicodeEncodeError) as error:
-            raise ServiceError(f"{url!r} or its token is not fit for HTTP: {error}") from error
+        except httpx.InvalidURL as error:
+            raise ServiceError(f"{url!r} is no address of a service: {error}") from error
 
     def __enter__(self) -> Self:
         return self

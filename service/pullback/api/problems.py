@@ -3,9 +3,8 @@
 Paths of the server are taken out of messages, for a remote user can do nothing with them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -40,19 +39,13 @@ def error_answer(status: int, message: str, problems: Sequence[str] = (), **head
     return JSONResponse(content, status, {name.replace("_", "-"): value for name, value in headers.items()})
 
 
-def answer_errors(app: FastAPI, folder: Path) -> None:
+def answer_errors(app: FastAPI, without_paths: Callable[[str], str]) -> None:
     """Have an app answer each error that is raised on purpose; what else happens is the guard's to answer.
 
     Args:
         app: the service.
-        folder: where its sweeps are; taken out of messages.
+        without_paths: takes the server's paths out of a message.
     """
-    folders = sorted({f"{folder}/", f"{folder.absolute()}/", f"{folder.resolve()}/"}, key=len, reverse=True)
-
-    def without_paths(text: str) -> str:
-        for each in folders:
-            text = text.replace(each, "")
-        return text
 
     @app.exception_handler(PullbackError)
     async def on_purpose(request: Request, error: PullbackError) -> JSONResponse:

@@ -111,11 +111,14 @@ class Service:
         """A sweep's state; raises RequestError (404) where nothing is known of one."""
         path = self.catalog.place(id)
         try:
-            return {"id": id, **self.backend.state(path)}
+            state = {"id": id, **self.backend.state(path)}
         except StoreError as error:
-            if id in self.catalog.ids():
+            if self.catalog.has(id):
                 raise
             raise RequestError(404, str(error)) from None
+        if "message" in state:
+            state["message"] = self.catalog.without_paths(state["message"])
+        return state
 
     def journal(self, id: str) -> Path | None:
         """Where a sweep's events are."""
@@ -258,7 +261,7 @@ def _summary(catalog: Catalog, id: str) -> dict[str, Any]:
     try:
         return catalog.open(id).summary()
     except StoreError as error:  # one damaged sweep must not hide the others
-        return {"id": id, "error": str(error).replace(f"{catalog.folder}/", "")}
+        return {"id": id, "error": catalog.without_paths(str(error))}
 
 
 def _analysis(opened: Opened) -> Analysis:

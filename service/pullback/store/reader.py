@@ -105,7 +105,7 @@ class Sweep:
         return self._status.copy()
 
     def values(self, name: str, samples: slice, components: slice = slice(None)) -> npt.NDArray[Any]:
-        """A piece of one array by position, without a dataset; for `eigenvalue` half the time of one.
+        """A piece of one array by position, without making a dataset of all of them.
 
         Args:
             name: an array whose first dimension is `sample`.
