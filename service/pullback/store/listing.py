@@ -23,8 +23,9 @@ def children(folder: Location) -> list[Location]:
             f"{folder} cannot be listed without the package obstore: pip install obstore. "
             "A sweep whose address you know can be shown without it: pullback show ADDRESS."
         ) from error
+    client = _client(folder)
     try:
-        found = obstore.list_with_delimiter(_client(folder), prefix=folder.prefix)
+        found = obstore.list_with_delimiter(client, prefix=folder.prefix)
     except Exception as error:  # obstore's errors are of many classes without a common one
         raise unreachable(folder, error) from error
     names = sorted(Path(prefix).name for prefix in found["common_prefixes"])
@@ -36,7 +37,7 @@ def _client(folder: Location) -> Any:
 
     if folder.scheme == "gs":
         return GCSStore(folder.bucket)
-    endpoint, region = s3_endpoint(), s3_region()
+    endpoint, region = s3_endpoint(folder), s3_region()
     options: dict[str, Any] = {"region": region} if region is not None else {}
     if endpoint is not None:
         options |= {"endpoint": endpoint, "virtual_hosted_style_request": False}

@@ -69,9 +69,7 @@ class Location:
             return icechunk.local_filesystem_storage(str(self.path.resolve()))
         if self.scheme == "gs":
             return icechunk.gcs_storage(bucket=self.bucket, prefix=self.prefix, from_env=True)
-        endpoint, region = s3_endpoint(), s3_region()
-        if endpoint is not None:
-            _await_answer(endpoint, self)
+        endpoint, region = s3_endpoint(self), s3_region()
         return icechunk.s3_storage(
             bucket=self.bucket,
             prefix=self.prefix,
@@ -116,15 +114,22 @@ def locate(address: Location | Path | str) -> Location:
     return Location(Path(f"{scheme}:/{bucket}/{prefix}"), scheme, bucket, prefix)
 
 
-def s3_endpoint() -> str | None:
-    """The server that the environment names in place of Amazon's."""
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+def s3_endpoint(location: Location) -> str | None:
+    """The server that the environment names in place of Amazon's; raises StoreError where nothing answers there."""
+    endpoint = _named_endpoint()
+    if endpoint is not None:
+        _await_answer(endpoint, location)
+    return endpoint
 
 
 def s3_region() -> str | None:
     """The region that the environment names. Another server needs none, but its client wants one."""
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    return region or ("us-east-1" if s3_endpoint() is not None else None)
+    return region or ("us-east-1" if _named_endpoint() is not None else None)
+
+
+def _named_endpoint() -> str | None:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
 
 
 def _await_answer(endpoint: str, location: Location) -> None:
