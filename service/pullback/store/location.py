@@ -5,6 +5,7 @@ address: they are those of the usual environment (`AWS_*`, `GOOGLE_*`), of the d
 `AWS_ENDPOINT_URL` names another server that speaks S3.
 """
 
+import json
 import os
 import re
 import socket
@@ -62,12 +63,13 @@ class Location:
         """What Icechunk reads and writes through; pickled with a fork, it carries no credentials.
 
         Raises:
-            StoreError: nothing answers at `AWS_ENDPOINT_URL`.
+            StoreError: nothing answers at `AWS_ENDPOINT_URL`, or a file of Google credentials cannot be read.
         """
         if self.is_local:
             # Absolute, because a fork carries the path to workers that may stand in another folder.
             return icechunk.local_filesystem_storage(str(self.path.resolve()))
         if self.scheme == "gs":
+            _check_google_credentials(self)
             return icechunk.gcs_storage(bucket=self.bucket, prefix=self.prefix, from_env=True)
         endpoint, region = s3_endpoint(self), s3_region()
         return icechunk.s3_storage(
@@ -99,6 +101,7 @@ def locate(address: Location | Path | str) -> Location:
     if found is None:
         return Location(local_path(address))
     scheme, bucket, rest = found[1].lower(), found[2], found[3]
+    text = f"{found[1]}://{bucket}{rest}"
     if scheme not in ("s3", "gs"):
         raise StoreError(
             f"{text} is no place for a sweep; nothing was written. "
@@ -130,6 +133,20 @@ def s3_region() -> str | None:
 
 def _named_endpoint() -> str | None:
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+
+
+def _check_google_credentials(location: Location) -> None:
+    """Make sure that the files of credentials can be read: Icechunk ends in a panic where one cannot."""
+    for name in ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT_PATH"):
+        file = os.environ.get(name)
+        try:
+            if file:
+                json.loads(Path(file).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise StoreError(
+                f"{location} cannot be reached: {name} names {file}, which cannot be read as JSON ({error}). "
+                "Nothing was written, and nothing that was committed is lost. Correct it, or unset it."
+            ) from error
 
 
 def _await_answer(endpoint: str, location: Location) -> None:

@@ -182,8 +182,8 @@ def unreachable(location: Location, error: BaseException) -> StoreError:
     """The error to raise where an object store does not do what it is asked."""
     return StoreError(
         f"{location} cannot be reached ({cause(error)}); nothing was written, and nothing that was committed is lost. "
-        "Check that the bucket exists, that the environment has credentials for it (AWS_* or GOOGLE_*), and, for "
-        "another server than Amazon's, that AWS_ENDPOINT_URL names it."
+        "Check that the bucket exists, that the environment has its region (AWS_REGION) and credentials for it (AWS_* "
+        "or GOOGLE_*), and, for another server than Amazon's, that AWS_ENDPOINT_URL names it."
     )
 
 

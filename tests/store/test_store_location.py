@@ -1,0 +1,62 @@
+from pathlib import Path
+
+import pytest
+
+from pullback.errors import StoreError
+from pullback.store.location import Location, locate
+
+
+@pytest.mark.parametrize(
+    "text", ["s3://bucket/a/sweep", "s3:/bucket/a/sweep", "s3://bucket//a/sweep/", "S3://bucket/a/sweep"]
+)
+def test_an_address_is_read_however_it_is_written(text: str) -> None:
+    found = locate(text)
+    assert (found.scheme, found.bucket, found.prefix, found.name) == ("s3", "bucket", "a/sweep", "sweep")
+    assert not found.is_local
+    assert str(found) == "s3://bucket/a/sweep"
+    assert locate(str(found)) == locate(found.path) == locate(found) == found
+
+
+def test_a_folder_stays_a_folder(tmp_path: Path) -> None:
+    found = locate(tmp_path / "sweep")
+    assert found == Location(tmp_path / "sweep")
+    assert found.is_local
+    assert str(found) == str(tmp_path / "sweep")
+    assert locate("~/sweep").path == Path.home() / "sweep"
+    assert locate("c:/sweep").is_local, "a drive is no scheme"
+
+
+@pytest.mark.parametrize("text", ["sweeps/a", "s3://bucket/sweeps/a", "gs://bucket/a"])
+def test_what_is_beside_and_inside_has_an_address_of_its_own(text: str) -> None:
+    assert str(locate(text).sibling("b.zarr")) == f"{text[:-1]}b.zarr"
+    assert str(locate(text).child("b")) == f"{text}/b"
+    assert locate(str(locate(text).child("b"))) == locate(text).child("b")
+
+
+@pytest.mark.parametrize("text", ["s3://bucket", "s3://bucket/", "gs://", "s3:///sweep", "s3://b/../c", "s3://b/a\nb"])
+def test_an_address_without_a_bucket_and_a_place_in_it_is_refused(text: str) -> None:
+    with pytest.raises(StoreError, match=r"Give an address like (s3|gs)://bucket/prefix"):
+        locate(text)
+
+
+@pytest.mark.parametrize("text", ["https://host/sweep", "file:///tmp/sweep", Path("ftp://host/sweep")])
+def test_another_kind_of_address_is_refused(text: str | Path) -> None:
+    with pytest.raises(StoreError, match="no place for a sweep"):
+        locate(text)
+
+
+@pytest.mark.parametrize("content", [None, "not json"])
+def test_google_credentials_that_cannot_be_read_are_told_before_they_are_used(
+    tmp_path: Path, content: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if content is not None:
+        (tmp_path / "key.json").write_text(content)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
+    with pytest.raises(StoreError, match=r"gs://bucket/sweep cannot be reached: GOOGLE_APPLICATION_CREDENTIALS names"):
+        locate("gs://bucket/sweep").storage()
+
+
+def test_an_address_that_is_no_url_to_a_server_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://[half")
+    with pytest.raises(StoreError, match="nothing answers at AWS_ENDPOINT_URL"):
+        locate("s3://bucket/sweep").storage()
