@@ -144,6 +144,18 @@ def test_a_stream_follows_events_as_they_come_until_the_sweep_ends(live):
     assert list(stream) == [{"event": "last"}]
 
 
+def test_a_stream_ends_with_the_service_and_says_so(tmp_path):
+    create(tmp_path / "mine", LAYOUT, {"name": "mine"})
+    write(tmp_path, "one")
+    backend = FakeBackend(states={"mine": {"state": "running"}})
+    with serving(tmp_path, backend, poll_seconds=0.01) as (url, _):
+        client = pullback.Client(url)
+        stream = client.events("mine", follow=True)
+        assert next(stream) == {"event": "one"}
+    with client, pytest.raises(ServiceError, match="ended; the sweep goes on"):
+        next(stream)
+
+
 def test_a_stream_goes_on_where_it_was_broken_off(live):
     folder, backend, client = live
     write(folder, "one", "two")

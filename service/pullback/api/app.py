@@ -95,17 +95,14 @@ def create_app(
         ],
     )
     answer_errors(app, catalog.without_paths)
-    app.include_router(
-        routes(
-            Service(
-                catalog=catalog,
-                backend=backend or LocalBackend(),
-                observer=observer,
-                threads=threads,
-                allow_code=settings.allow_code,
-                followers=settings.followers,
-                poll_seconds=settings.poll_seconds,
-            )
-        )
+    app.state.service = Service(
+        catalog=catalog,
+        backend=backend or LocalBackend(),
+        observer=observer,
+        threads=threads,
+        allow_code=settings.allow_code,
+        followers=settings.followers,
+        poll_seconds=settings.poll_seconds,
     )
+    app.include_router(routes(app.state.service))
     return app

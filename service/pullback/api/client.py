@@ -218,6 +218,7 @@ class Client:
                         return
                     elif field == "data":
                         yield json.loads(value)
+            raise ServiceError(f"the service at {self.url} ended; the sweep goes on. Follow it again when it runs")
         except httpx.HTTPError as error:
             raise self._unreached(error) from error
 

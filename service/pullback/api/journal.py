@@ -17,6 +17,7 @@ FINAL_STATES = {"done", "failed", "cancelled", "stopped"}
 
 _PAGE_BYTES = 2**20
 _HEARTBEAT_POLLS = 30
+_STATE_POLLS = 4
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ async def follow(
     offset: int,
     threads: Threads,
     poll_seconds: float,
+    closing: Callable[[], bool],
 ) -> AsyncIterator[bytes]:
     """Server-sent events: one for each line as it comes, its id the offset behind it; at the end `event: end`.
 
@@ -70,19 +72,21 @@ async def follow(
         offset: where to begin.
         threads: what reads.
         poll_seconds: how often it is looked for more.
+        closing: whether the service is about to end; the stream then ends too, without `event: end`.
     """
     idle = 0
-    while True:
-        now = await threads.run(state)  # before the lines, so that the last ones are not missed
+    while not closing():
+        # before the lines, so that the last ones are not missed; not every time, for it reads the store
+        now = await threads.run(state) if idle % _STATE_POLLS == 0 else None
         start = offset
         page = await threads.run(lambda start=start: read_page(journal(), start, 1000))  # type: ignore[misc]
         for line in page.content.splitlines(keepends=True):
             offset += len(line)
             yield b"id: %d\ndata: %s\n\n" % (offset, line.strip())
         if page.content:
-            idle = 0
+            idle = 1
             continue
-        if now["state"] in FINAL_STATES:
+        if now is not None and now["state"] in FINAL_STATES:
             yield b"event: end\ndata: %s\n\n" % json.dumps(now).encode()
             return
         idle += 1

@@ -69,6 +69,8 @@ class Service:
     followers: int
     """How many streams of events may still be opened."""
     poll_seconds: float
+    closing: bool = False
+    """Whether the service is about to end."""
 
     async def at_snapshot(
         self, request: Request, id: str, query: At, make: Callable[[Opened], bytes], media: str
@@ -136,7 +138,12 @@ class Service:
             self.followers -= 1
             try:
                 lines = follow(
-                    lambda: self.journal(id), lambda: self.state(id), offset, self.threads, self.poll_seconds
+                    lambda: self.journal(id),
+                    lambda: self.state(id),
+                    offset,
+                    self.threads,
+                    self.poll_seconds,
+                    lambda: self.closing,
                 )
                 async for piece in lines:
                     yield piece

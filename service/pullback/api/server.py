@@ -19,6 +19,19 @@ _CONNECTIONS = 256
 _GOODBYE_SECONDS = 3
 
 
+class _Server(uvicorn.Server):
+    """A server that tells the streams of events when it ends: they would go on for as long as a sweep does."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End."""
+        self._app.state.service.closing = True
+        await super().shutdown(sockets)
+
+
 def tokens_for(host: str, path: Path | None) -> TokenFile | None:
     """The tokens of a service at a host; None where it serves this machine only.
 
@@ -66,20 +79,19 @@ def url_of(listening: socket.socket) -> str:
 
 def server_of(app: FastAPI) -> uvicorn.Server:
     """A server of the service; `run(sockets=[...])` serves until `should_exit` or a signal."""
-    return uvicorn.Server(
-        uvicorn.Config(
-            app,
-            lifespan="on",
-            ws="none",
-            log_config=None,
-            log_level=logging.WARNING,
-            access_log=False,  # the audit log has every request
-            proxy_headers=False,  # anybody could say with them that they are this machine
-            server_header=False,
-            limit_concurrency=_CONNECTIONS,
-            timeout_graceful_shutdown=_GOODBYE_SECONDS,
-        )
+    config = uvicorn.Config(
+        app,
+        lifespan="on",
+        ws="none",
+        log_config=None,
+        log_level=logging.WARNING,
+        access_log=False,  # the audit log has every request
+        proxy_headers=False,  # anybody could say with them that they are this machine
+        server_header=False,
+        limit_concurrency=_CONNECTIONS,
+        timeout_graceful_shutdown=_GOODBYE_SECONDS,
     )
+    return _Server(config, app)
 
 
 def run(app: FastAPI, listening: socket.socket, ready: Callable[[str], None]) -> None:
