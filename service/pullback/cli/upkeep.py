@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from pullback import display
+from pullback import display, progress
 from pullback.cli.common import AsJson, SweepPath, err, print_json, shown
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ def audit(
     from pullback.store import upkeep
     from pullback.store.audit import audit as look
 
-    with display.counting(err, "shards read") as progress:
-        found = (upkeep.repair if repair else look)(sweep, progress)
+    with progress.counting(err, "shards read") as count:
+        found = (upkeep.repair if repair else look)(sweep, count)
     damaged, repaired = bool(found.damages), repair and bool(found.damages)
     if as_json:
         print_json(_audit_dict(found, repaired))
@@ -83,7 +83,7 @@ def gc(
     """Remove what killed workers left in a sweep's storage. No result is touched."""
     from pullback.store.upkeep import collect_garbage
 
-    with display.waiting(err, "looking for what nothing refers to"):
+    with progress.waiting(err, "looking for what nothing refers to"):
         garbage = collect_garbage(sweep, older_than, expire, dry_run)
     if as_json:
         print_json({**garbage.as_dict(), "dry_run": dry_run})

@@ -9,6 +9,7 @@ why nobody is. They are right at every moment, because a reader never believes a
 Of a sweep in an object store the files lie in this machine's state folder.
 """
 
+import hashlib
 import json
 import os
 import socket
@@ -21,14 +22,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
+from platformdirs import user_state_path
 
 from pullback.errors import StoreError
-from pullback.store.folders import local_path
+from pullback.store.location import Location, locate
 from pullback.store.reader import open_sweep
 
 STALE_SECONDS = 60.0
 """A record of another machine that is older than this is of a driver that is gone."""
 RENEWED_SECONDS = 1.0
+_SOON = 10.0
+"""Seconds in which a submitted process has to be known."""
 
 Life = Literal["submitted", "starting", "running", "done", "failed", "cancelled", "interrupted"]
 State = Literal["submitted", "starting", "running", "cancelling", "done", "failed", "cancelled", "stopped"]
@@ -42,7 +46,7 @@ class DriverRecord:
         life: where it is.
         message: why it ended, where it did not end well; one sentence or more.
         host: of its machine.
-        pid: of its process; 0 before there is one.
+        pid: of its process; 0 before there is one. Of one that is `submitted`, the process that will be the driver.
         began: when that process started, seconds since 1970: with `pid`, this names the process for good.
         updated: when the record was written, seconds since 1970.
         submission: of Ray's job submission, with the `address` of the cluster; empty where there is none.
@@ -70,12 +74,13 @@ class DriverRecord:
     @property
     def alive(self) -> bool:
         """Whether its process runs still (on another machine: whether it wrote lately)."""
-        if self.pid == 0 or self.life not in ("starting", "running"):
+        if self.pid == 0 or self.life not in ("submitted", "starting", "running"):
             return False
         if self.host != socket.gethostname():
             return time.time() - self.updated < STALE_SECONDS
         try:
-            return abs(psutil.Process(self.pid).create_time() - self.began) < 1.0
+            process = psutil.Process(self.pid)
+            return abs(process.create_time() - self.began) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
         except psutil.Error:
             return False
 
@@ -118,7 +123,7 @@ class SweepState:
 class Driver:
     """The driver's own side: its record, the wish to cancel, and the journal."""
 
-    def __init__(self, store: Path | str) -> None:
+    def __init__(self, store: Location | Path | str) -> None:
         self._store = store
         process = psutil.Process()
         self._process = process
@@ -136,7 +141,7 @@ class Driver:
 
     def cancelled(self) -> bool:
         """Whether somebody wants this run to stop."""
-        return _beside(self._store, "cancel").exists()
+        return beside(self._store, "cancel").exists()
 
     def tell(self, **changes: Any) -> None:
         """Change fields of the record; it is written at most every second, unless `life` changes."""
@@ -147,7 +152,7 @@ class Driver:
     def note(self, event: str, **facts: Any) -> None:
         """Add a line to the journal. A full disk must not end a sweep that it does not hold."""
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **facts}
-        with suppress(OSError), _beside(self._store, "events").open("a", encoding="utf-8") as journal:
+        with suppress(OSError), beside(self._store, "events").open("a", encoding="utf-8") as journal:
             journal.write(json.dumps(line) + "\n")
 
     def _renew(self, force: bool = False) -> None:
@@ -160,9 +165,9 @@ class Driver:
 
 
 @contextmanager
-def driving(store: Path | str) -> Iterator[Driver]:
+def driving(store: Location | Path | str) -> Iterator[Driver]:
     """Be known as the driver of a sweep for the length of the block; an error that leaves it is recorded."""
-    _beside(store, "cancel").unlink(missing_ok=True)  # an older wish, which was fulfilled
+    _forget_older_wish(store)
     driver = Driver(store)
     try:
         yield driver
@@ -173,9 +178,17 @@ def driving(store: Path | str) -> Iterator[Driver]:
         raise
 
 
-def write_record(store: Path | str, record: DriverRecord) -> None:
+def _forget_older_wish(store: Location | Path | str) -> None:
+    """Remove a wish to cancel, unless it is meant for the submission that now begins."""
+    record, wish = read_record(store), beside(store, "cancel")
+    with suppress(OSError):
+        if record is None or record.life != "submitted" or wish.stat().st_mtime < record.updated - 1:
+            wish.unlink()
+
+
+def write_record(store: Location | Path | str, record: DriverRecord) -> None:
     """Put a record in place of the one before; a reader sees either."""
-    path = _beside(store, "driver")
+    path = beside(store, "driver")
     new = path.with_name(f"{path.name}.{os.getpid()}")
     with suppress(OSError):  # it is news, not results
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -183,15 +196,15 @@ def write_record(store: Path | str, record: DriverRecord) -> None:
         new.replace(path)
 
 
-def read_record(store: Path | str) -> DriverRecord | None:
+def read_record(store: Location | Path | str) -> DriverRecord | None:
     """The record of the sweep's last driver; None where there is none that can be read."""
     try:
-        return DriverRecord(**json.loads(_beside(store, "driver").read_text(encoding="utf-8")))
+        return DriverRecord(**json.loads(beside(store, "driver").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def request_cancel(store: Path | str) -> bool:
+def request_cancel(store: Location | Path | str) -> bool:
     """Ask the sweep's driver to stop after the batch at hand; what is done stays, and can be gone on with.
 
     Returns:
@@ -200,16 +213,16 @@ def request_cancel(store: Path | str) -> bool:
     record = read_record(store)
     if record is None or not record.alive:
         return False
-    _beside(store, "cancel").touch()
+    beside(store, "cancel").touch()
     return True
 
 
-def events_path(store: Path | str) -> Path:
+def events_path(store: Location | Path | str) -> Path:
     """The sweep's journal, which need not exist yet."""
-    return _beside(store, "events")
+    return beside(store, "events")
 
 
-def state_of(store: Path | str) -> SweepState:
+def state_of(store: Location | Path | str) -> SweepState:
     """Where a sweep is, whatever became of those who computed it.
 
     Raises:
@@ -221,39 +234,47 @@ def state_of(store: Path | str) -> SweepState:
     except StoreError:
         if record is None:
             raise
-        name = str(store).rstrip("/").rpartition("/")[2]
-        if record.life == "submitted" or record.alive:
-            return SweepState("submitted" if record.life == "submitted" else "starting", name, driver=record)
-        return SweepState(
-            "failed" if record.life == "failed" else "stopped", name, message=_why(record, store), driver=record
-        )
+        state, message = _without_end(record, store)
+        return SweepState(state, locate(store).name, message=message, driver=record)
     status = sweep.status()
-    counts: dict[str, Any] = {**status.as_dict(), "snapshot": sweep.snapshot, "driver": record}
-    if record is not None and record.alive:
-        state: State = "cancelling" if _beside(store, "cancel").exists() else "running"
-        return SweepState(state, sweep.name, **counts)
-    if record is not None and record.life == "failed":
-        return SweepState("failed", sweep.name, message=record.message, **counts)
-    if status.pending == 0:
-        return SweepState("done", sweep.name, **counts)
-    if record is not None and record.life == "submitted":
-        return SweepState("submitted", sweep.name, **counts)
-    cancelled = record is not None and record.life == "cancelled"
-    why = _why(record, store)
-    return SweepState("cancelled" if cancelled else "stopped", sweep.name, message=why, **counts)
+    if status.pending == 0 and not (record is not None and (record.alive or record.life == "failed")):
+        state, message = "done", ""
+    else:
+        state, message = _without_end(record, store)
+    counts = status.as_dict()
+    return SweepState(state, sweep.name, **counts, message=message, snapshot=sweep.snapshot, driver=record)
 
 
-def _why(record: DriverRecord | None, store: Path | str) -> str:
-    if record is not None and record.life == "failed":
-        return record.message
-    if record is not None and record.life == "cancelled":
-        return "it was cancelled. What was done is kept; run or submit the same job to go on"
-    if record is not None and record.life in ("starting", "running"):
-        return "its driver is gone without a word (killed, or its machine is). Run or submit the same job to go on"
-    return "nobody is at work on it. Run or submit the same job to go on"
+_GO_ON = "What was done is kept; run or submit the same job to go on"
 
 
-def _beside(store: Path | str, what: Literal["driver", "cancel", "events"]) -> Path:
-    path = local_path(store).absolute()
-    names = {"driver": f".{path.name}.driver.json", "cancel": f".{path.name}.cancel"}
-    return path.with_name(names.get(what, f"{path.name}.events.jsonl"))
+def _without_end(record: DriverRecord | None, store: Location | Path | str) -> tuple[State, str]:
+    """The state of a sweep that is not done, and what to say of it."""
+    if record is None:
+        return "stopped", f"nobody is at work on it. {_GO_ON}"
+    if record.life == "submitted":
+        if record.submission or record.alive or (record.pid == 0 and time.time() - record.updated < _SOON):
+            return "submitted", ""
+        return "failed", f"its driver ended before it began; see {beside(store, 'log')}. {_GO_ON}"
+    if record.alive:
+        return "cancelling" if beside(store, "cancel").exists() else record.life, ""  # type: ignore[return-value]
+    if record.life == "failed":
+        return "failed", record.message
+    if record.life == "cancelled":
+        return "cancelled", f"it was cancelled. {_GO_ON}"
+    if record.life in ("starting", "running"):
+        return "stopped", f"its driver is gone without a word (killed, or its machine is). {_GO_ON}"
+    return "stopped", f"nobody is at work on it. {_GO_ON}"
+
+
+def beside(store: Location | Path | str, what: Literal["driver", "cancel", "events", "job", "log"]) -> Path:
+    """Where a file about a sweep's driver lies: beside the sweep's folder, or in this machine's state folder."""
+    place = locate(store)
+    if place.is_local:
+        folder, name = place.path.absolute().parent, place.name
+    else:  # no two addresses share their files
+        folder = user_state_path("pullback") / "sweeps"
+        name = f"{place.name}-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
+        folder.mkdir(parents=True, exist_ok=True)
+    names = {"driver": f".{name}.driver.json", "cancel": f".{name}.cancel", "events": f"{name}.events.jsonl"}
+    return folder / {**names, "job": f".{name}.job.yaml", "log": f".{name}.log"}[what]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pullback.errors import SweepError, WorkCancelledError
-from pullback.store.folders import local_path
+from pullback.store.location import locate
 from pullback.store.reader import SweepStatus, open_sweep
 from pullback.store.repository import SweepStore, create, hold
 from pullback.store.schema import PENDING, QUARANTINED
@@ -164,8 +164,8 @@ def run_sweep(plan: Plan, pool: PoolFactory, report: Callable[[Progress], None] 
         StoreError: the store belongs to another sweep, is held by another driver, or cannot be written.
         PullbackError: no worker could be started.
     """
-    path = local_path(plan.job.store_path)
-    with hold(path), driving(path) as driver:
+    place = locate(plan.job.store_path)
+    with hold(place), driving(place) as driver:
         store = attach(plan)
         run = _Run(store, driver, plan, report)
         driver.note("run", sweep=plan.sweep_id, pending=run.planned - run.done, workers=plan.workers)
@@ -181,7 +181,7 @@ def run_sweep(plan: Plan, pool: PoolFactory, report: Callable[[Progress], None] 
                     interrupted = run.collect(results)
             except KeyboardInterrupt:  # while the workers were starting or being stopped: all results are committed
                 interrupted = True
-        status = open_sweep(path).status()
+        status = open_sweep(place).status()
         outcome = Outcome(
             status,
             run.done - run.started_with,
@@ -210,8 +210,8 @@ def attach(plan: Plan) -> SweepStore:
     Raises:
         StoreError: something else is at the path, or it cannot be written.
     """
-    path = local_path(plan.job.store_path)
-    return existing_store(path, plan.provenance) or create(path, plan.layout, plan.provenance)
+    place = locate(plan.job.store_path)
+    return existing_store(place, plan.provenance) or create(place, plan.layout, plan.provenance)
 
 
 def _order(plan: Plan, store: SweepStore) -> WorkOrder:

@@ -1,0 +1,68 @@
+"""Drivers in the background of this machine: `pullback run` in a process of its own, which outlives who started it.
+
+Beside the sweep it leaves the job as it runs (`.<name>.job.yaml`) and what the driver printed (`.<name>.log`), with the
+files of `control`.
+"""
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+import psutil
+import yaml
+
+from pullback.errors import SweepError
+from pullback.spec import JobSpec
+from pullback.sweep.control import DriverRecord, beside, read_record, write_record
+
+COMMAND = (sys.executable, "-m", "pullback", "run")
+"""What runs the job's file that is put behind it."""
+
+
+def start(job: JobSpec, command: Sequence[str] = COMMAND) -> bool:
+    """Have a job run in the background, unless a driver is at work on its sweep already.
+
+    Args:
+        job: its relative paths go by this process's working directory, here and there.
+        command: what runs the job's file that is put behind it.
+
+    Returns:
+        Whether a driver was started.
+
+    Raises:
+        SweepError: it cannot be started.
+    """
+    store = job.store_path
+    earlier = read_record(store)
+    if earlier is not None and earlier.alive:
+        return False
+    file, log = beside(store, "job"), beside(store, "log")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        content = {**job.model_dump(mode="json", exclude_none=True), "store": job.store or str(store)}
+        file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        submitted = DriverRecord("submitted", host=socket.gethostname(), updated=time.time())
+        write_record(store, submitted)
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [*command, str(file)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C and the end of this terminal are none of its business
+            )
+    except OSError as error:
+        raise SweepError(
+            f"a driver for {store} could not be started ({error.strerror or error}); nothing was changed. Check that "
+            f"{file.parent} can be written to, or run it here with `pullback run`"
+        ) from error
+    now = read_record(store)
+    if now is not None and now.life == "submitted":  # else it was faster, and tells more
+        with suppress(psutil.Error):
+            began = psutil.Process(process.pid).create_time()
+            write_record(store, replace(submitted, pid=process.pid, began=began))
+    return True

@@ -1,0 +1,166 @@
+"""What is known of a sweep's driver from outside, at every moment of its life, and what can be told to it."""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import psutil
+import pytest
+from sweep_jobs import job
+
+from pullback.errors import StoreError
+from pullback.store.location import locate
+from pullback.sweep import control
+from pullback.sweep.control import (
+    DriverRecord,
+    beside,
+    driving,
+    events_path,
+    read_record,
+    request_cancel,
+    state_of,
+    write_record,
+)
+from pullback.sweep.plan import make_plan
+from pullback.sweep.run import attach, run_sweep, serial_pool
+
+STORE = "sweeps/toy"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "sweeps").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def gone():
+    """A record of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    record = DriverRecord("running", host=control.socket.gethostname(), pid=process.pid)
+    record = replace(record, began=psutil.Process(process.pid).create_time(), updated=time.time())
+    assert record.alive
+    process.communicate(b"\n")
+    return record
+
+
+def run(spec=None, report=lambda progress: None):
+    return run_sweep(make_plan(spec or job()), serial_pool, report)
+
+
+def events():
+    return [json.loads(line) for line in events_path(STORE).read_text().splitlines()]
+
+
+def test_of_a_sweep_that_nobody_began_nothing_is_known():
+    with pytest.raises(StoreError, match="no sweep at"):
+        state_of(STORE)
+
+
+def test_a_sweep_runs_and_is_done_and_its_journal_tells_each_shard():
+    seen = []
+    run(report=lambda progress: seen.append(state_of(STORE)))
+    assert {state.state for state in seen} == {"running"}
+    assert seen[0].exit_code == 3
+    done = state_of(STORE)
+    assert (done.state, done.good, done.pending, done.exit_code) == ("done", 7, 0, 0)
+    assert [event["event"] for event in events()] == ["run", *["shard"] * 4, "done"]
+    assert [event["shard"] for event in events() if event["event"] == "shard"] == [0, 1, 2, 3]
+
+
+def test_a_store_without_a_driver_is_stopped_and_says_how_to_go_on():
+    attach(make_plan(job()))
+    found = state_of(STORE)
+    assert (found.state, found.pending, found.exit_code) == ("stopped", 7, 1)
+    assert "submit the same job to go on" in found.message
+
+
+def test_a_driver_that_was_killed_is_not_believed(gone):
+    attach(make_plan(job()))
+    write_record(STORE, gone)
+    found = state_of(STORE)
+    assert (found.state, found.exit_code) == ("stopped", 1)
+    assert "gone without a word" in found.message
+
+
+def test_another_process_of_the_same_number_is_not_the_driver(gone):
+    assert not replace(gone, pid=psutil.Process().pid).alive
+
+
+def test_a_driver_of_another_machine_is_believed_as_long_as_it_writes():
+    record = DriverRecord("running", host="elsewhere", pid=1, updated=time.time())
+    assert record.alive
+    assert not replace(record, updated=time.time() - control.STALE_SECONDS - 1).alive
+
+
+def test_a_submitted_job_is_so_before_its_process_is_there_and_failed_if_that_is_gone(gone):
+    write_record(STORE, DriverRecord("submitted", updated=time.time()))
+    assert (state_of(STORE).state, state_of(STORE).exit_code) == ("submitted", 3)
+    write_record(STORE, replace(gone, life="submitted"))
+    found = state_of(STORE)
+    assert found.state == "failed"
+    assert str(beside(STORE, "log")) in found.message
+
+
+def test_a_driver_that_raised_says_why_and_the_next_run_makes_it_good():
+    with pytest.raises(ZeroDivisionError), driving(STORE):
+        raise ZeroDivisionError("by zero")
+    assert (state_of(STORE).state, state_of(STORE).message) == ("failed", "by zero")
+    run()
+    assert (state_of(STORE).state, state_of(STORE).message) == ("done", "")
+
+
+def test_a_cancelled_sweep_stops_at_once_and_the_next_run_goes_on(monkeypatch):
+    asked = []
+
+    def report(progress):
+        if progress.done == 4 and not asked:
+            asked.append(request_cancel(STORE))
+            assert state_of(STORE).state == "cancelling"
+
+    outcome = run(report=report)
+    assert asked == [True]
+    assert (outcome.cancelled, outcome.interrupted, outcome.status.good) == (True, False, 4)
+    found = state_of(STORE)
+    assert (found.state, found.good, found.pending) == ("cancelled", 4, 3)
+    assert not request_cancel(STORE), "nobody is there any more"
+    again = run()
+    assert (again.computed, again.cancelled) == (3, False)
+    assert state_of(STORE).state == "done"
+
+
+def test_a_wish_to_cancel_that_comes_before_the_driver_is_fulfilled(here):
+    write_record(STORE, DriverRecord("submitted", updated=time.time()))
+    beside(STORE, "cancel").touch()
+    outcome = run()
+    assert outcome.cancelled
+    assert outcome.status.pending == 7
+
+
+def test_a_sweep_of_mostly_bad_samples_is_ended_as_failed_with_the_last_error():
+    spec = job("sweep_jobs:wrong_derivative", count=60)
+    outcome = run(spec)
+    assert outcome.status.quarantined == 20
+    assert outcome.status.pending == 40
+    assert "20 of 20 samples are quarantined" in outcome.broken
+    assert (state_of(STORE).state, state_of(STORE).exit_code) == ("failed", 1)
+    allowed = spec.model_copy(update={"resources": spec.resources.model_copy(update={"max_quarantined": 1.0})})
+    assert run(allowed).status.quarantined == 60
+    assert (state_of(STORE).state, state_of(STORE).exit_code) == ("done", 4)
+
+
+def test_a_journal_that_cannot_be_written_ends_no_sweep(here):
+    events_path(STORE).mkdir()
+    assert run().status.good == 7
+
+
+def test_files_about_a_sweep_in_an_object_store_lie_on_this_machine(here, monkeypatch):
+    monkeypatch.setattr(control, "user_state_path", lambda name: here / name)
+    one, other = (beside(f"s3://{bucket}/sweeps/toy", "driver") for bucket in ("mine", "yours"))
+    assert one.parent == other.parent == here / "pullback" / "sweeps"
+    assert one != other
+    assert one == beside(locate("s3://mine/sweeps/toy"), "driver")
