@@ -102,14 +102,10 @@ def _give_up(found: Audit, auditor: Auditor, session: icechunk.Session) -> None:
     """Take what is damaged out of a session, as if it had never been written."""
     group = zarr.open_group(session.store, mode="r+", use_consolidated=False)
     lost = set(found.lost_shards)
-    rebuilt = {damage.array for damage in found.damages if damage.kind == "references"}
-    for name in sorted(rebuilt):
+    for name in sorted({damage.array for damage in found.damages if damage.kind == "references"}):
         _rebuild(name, lost, auditor, group)
     keys = [
-        f"{schema.name}/{_chunk_key(group, schema.name, shard)}"
-        for schema in SHARD_ARRAYS
-        if schema.name not in rebuilt
-        for shard in sorted(lost)
+        f"{schema.name}/{_chunk_key(group, schema.name, shard)}" for schema in SHARD_ARRAYS for shard in sorted(lost)
     ]
     numbers = [damage.shard for damage in found.damages if damage.array == SAMPLE.name]
     keys += [f"{SAMPLE.name}/{_chunk_key(group, SAMPLE.name, shard)}" for shard in numbers]
