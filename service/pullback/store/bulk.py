@@ -8,6 +8,7 @@ Knows the one chain of codecs that `repository` writes to arrays without inner c
 """
 
 from collections.abc import Container
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import google_crc32c
@@ -59,16 +60,21 @@ def read_shards(
     widths = [len(np.arange(length)[key]) for length, key in zip(array.shape[1:], rest, strict=True)]
     values = np.full((len(rows), *widths), array.fill_value, array.dtype)
     prototype = default_buffer_prototype()
-    for first in range(0, len(wanted), _AT_ONCE):
-        batch = wanted[first : first + _AT_ONCE]
-        keys = [f"{array.path}/{_chunk_key(array, shard)}" for shard, _ in batch]
-        chunks = sync(array.store.get_partial_values(prototype, [(key, None) for key in keys]))
-        for (shard, where), chunk in zip(batch, chunks, strict=True):
-            assert chunk is not None
-            piece = _decode(chunk.to_bytes(), array, shard)[rows[where] - shard * size]
-            for axis, key in enumerate(rest, start=1):
-                piece = piece[(slice(None),) * axis + (key,)]
-            values[where] = piece
+
+    def fetch(first: int) -> list[Any]:
+        keys = [f"{array.path}/{_chunk_key(array, shard)}" for shard, _ in wanted[first : first + _AT_ONCE]]
+        return list(sync(array.store.get_partial_values(prototype, [(key, None) for key in keys])))
+
+    with ThreadPoolExecutor(1) as ahead:  # fetches the next chunks while these are decoded, and no more than those
+        coming = ahead.submit(fetch, 0)
+        for first in range(0, len(wanted), _AT_ONCE):
+            chunks = coming.result()
+            coming = ahead.submit(fetch, first + _AT_ONCE)
+            for (shard, where), chunk in zip(wanted[first : first + _AT_ONCE], chunks, strict=True):
+                piece = _decode(chunk.to_bytes(), array, shard)
+                for axis, key in enumerate(rest, start=1):
+                    piece = piece[(slice(None),) * axis + (key,)]
+                values[where] = piece[rows[where] - shard * size]
     return values
 
 
