@@ -5,8 +5,8 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
-import yaml
 from served_sweeps import serving
 
 import pullback
@@ -16,6 +16,7 @@ from pullback.api.client import ServiceError
 from pullback.errors import StoreError
 from pullback.spec import JobSpec
 from pullback.store.reader import open_sweep
+from pullback.sweep.control import read_record
 
 JOB = {
     "name": "mine",
@@ -44,11 +45,10 @@ def backend(tmp_path, monkeypatch):
     (tmp_path / "own_generators.py").write_text(OWN_MODULE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(TESTS)]))
-    made = LocalBackend([sys.executable, "-m", "pullback", "run", "--serial"])
-    yield made
-    for child in made._children.values():
-        child.kill()
-        child.wait(30)
+    yield LocalBackend([sys.executable, "-m", "pullback", "run", "--serial"])
+    left = read_record(tmp_path / "sweeps" / "mine")
+    if left is not None and left.alive:
+        psutil.Process(left.pid).kill()
 
 
 def job_of(folder, **changes):
@@ -73,11 +73,10 @@ def test_a_submitted_job_is_run_by_a_process_of_its_own_once(backend, tmp_path):
     state = ended(backend, folder / "mine")
     assert (state["state"], state["good"], state["pending"]) == ("done", 6, 0)
     assert state["snapshot"] == open_sweep(folder / "mine").snapshot
-    for child in backend._children.values():  # it may have a last thing to do
-        child.wait(60)
+    last = read_record(folder / "mine")
     assert not backend.submit(job, "").created, "when it is done"
     assert backend.state(folder / "mine")["state"] == "done"
-    assert backend._children == {}, "nothing was started again"
+    assert read_record(folder / "mine") == last, "nothing was started again"
     assert backend.cancel(folder / "mine") is False
     journal = backend.events(folder / "mine")
     assert journal is not None
@@ -115,8 +114,9 @@ def test_a_job_whose_driver_cannot_begin_says_why_and_can_be_submitted_again(bac
     state = ended(backend, folder / "mine")
     assert state["state"] == "failed"
     assert "these weights are lost" in state["message"]
+    first = read_record(folder / "mine")
     assert not backend.submit(job, "").created
-    assert list(backend._children) == [folder / "mine"], "it was started again"
+    assert read_record(folder / "mine").pid != first.pid, "it was started again"
 
 
 def test_nothing_is_known_of_what_was_never_submitted(backend, tmp_path):
@@ -124,27 +124,3 @@ def test_nothing_is_known_of_what_was_never_submitted(backend, tmp_path):
         backend.state(tmp_path / "nowhere")
     assert backend.events(tmp_path / "nowhere") is None
     assert backend.cancel(tmp_path / "nowhere") is False
-
-
-def test_the_file_of_a_job_reads_as_that_job(backend, tmp_path, monkeypatch):
-    started = []
-    monkeypatch.setattr("subprocess.Popen", lambda command, **options: started.append(command) or Child())
-    job = job_of(tmp_path, metric={"tolerance": 1e-9}, distance={"name": "lpips", "mask": [0.0, 0.0, 0.5, 1.0]})
-    backend.submit(job, "")
-    (command,) = started
-    assert JobSpec.model_validate(yaml.safe_load(Path(command[-1]).read_text())) == job
-
-
-class Child:
-    """A process that goes on for ever, and was never started."""
-
-    returncode = None
-
-    def poll(self):
-        return None
-
-    def kill(self):
-        pass
-
-    def wait(self, timeout):
-        pass
