@@ -277,6 +277,23 @@ def bench_table(result: Mapping[str, Any], console: Console) -> None:
             console.print(f"{escape(name)}: {escape(note)}")
 
 
+def simulation_table(results: Mapping[str, Mapping[str, Any]], console: Console) -> None:
+    """`pullback bench scheduler`."""
+    table = _table(">GPUs", ">busy", ">wasted", ">tail", ">deaths", ">driver a shard", ">driver busy", ">commits/s")
+    for gpus, found in results.items():
+        table.add_row(
+            gpus,
+            f"{found['busy']:.1%}",
+            f"{found['wasted']:.2%}",
+            duration(found["tail_seconds"]),
+            str(found["deaths"]),
+            f"{1e6 * found['driver_seconds_a_shard']:.0f} µs",
+            f"{found['driver_busy']:.0%}",
+            f"{found['commits'] / found['seconds']:.2f}",
+        )
+    console.print(table)
+
+
 def _bench_notes(name: str, entry: Mapping[str, Any]) -> list[str]:
     """What a reader of a method's row must know besides."""
     if "error" in entry:

@@ -18,7 +18,6 @@ from pullback.sweep.control import (
     beside,
     driving,
     events_path,
-    read_record,
     request_cancel,
     state_of,
     write_record,

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from pullback import display
+from pullback import display, progress
 from pullback.cli.common import AsJson, err, print_json
 
 bench_app = typer.Typer(help="Measure speed, memory and accuracy on this machine.", no_args_is_help=True)
@@ -58,3 +58,19 @@ def bench_metric(
         display.bench_table(result, display.out())
     if all("error" in entry for entry in result["methods"].values()):
         raise typer.Exit(1)
+
+
+@bench_app.command("scheduler")
+def bench_scheduler(
+    gpus: Annotated[list[int] | None, typer.Option(help="Simulated GPUs; may be given again.")] = None,
+    shard_seconds: Annotated[float, typer.Option(min=0.1, help="What a shard takes on average.")] = 60.0,
+    as_json: AsJson = False,
+) -> None:
+    """Simulate a sweep on thousands of GPUs that fail and are preempted, around the scheduler as it is."""
+    from pullback.sweep.simulation import Cluster, simulate
+
+    results = {}
+    for many in gpus or [1000, 10000]:
+        with progress.waiting(err, f"simulating {many} GPUs"):
+            results[str(many)] = simulate(Cluster(gpus=many, shard_seconds=shard_seconds)).as_dict()
+    print_json(results) if as_json else display.simulation_table(results, display.out())

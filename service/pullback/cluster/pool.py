@@ -9,6 +9,7 @@ driver takes Ray's processes with it.
 """
 
 import logging
+import math
 import os
 import shutil
 import signal
@@ -77,6 +78,8 @@ class RayPool:
         self._calls: dict[Any, tuple[str, Task | None]] = {}
         """What is under way: a reference to the worker's name and the task, None while it starts (or is asked)."""
         self._names = (f"worker-{number}" for number in count())
+        self._hungry: set[str] = set()
+        self._ask_all = False
 
     def results(self, shards: Sequence[int], stop: Callable[[], bool]) -> Results:
         """Each shard's outcome as it comes, None every half second in between; see `sweep.run.Pool`.
@@ -87,7 +90,7 @@ class RayPool:
         """
         samples = {shard: self._layout.samples_of(shard) for shard in shards}
         scheduler = Scheduler(samples, self._budgets, depth=_DEPTH, actors=self._workers)
-        stopping = False
+        stopping, told = False, -math.inf
         try:
             while not scheduler.over and not (stopping and not any(task for _, task in self._calls.values())):
                 if not stopping and stop():
@@ -98,10 +101,12 @@ class RayPool:
                     for _ in range(scheduler.missing()):
                         self._start(scheduler)
                     self._hand_out(scheduler)
-                yield PoolState(
-                    {state.value: many for state, many in scheduler.states().items()},
-                    {state.value: many for state, many in scheduler.actors().items()},
-                )
+                if time.monotonic() - told >= _TICK_SECONDS:  # counting 200,000 shards takes a while
+                    yield PoolState(
+                        {state.value: many for state, many in scheduler.states().items()},
+                        {state.value: many for state, many in scheduler.actors().items()},
+                    )
+                    told = time.monotonic()
                 yield from self._outcomes(scheduler, stopping)
             for shard, error in scheduler.given_up().items():
                 yield ShardFailed(shard, error)
@@ -129,10 +134,14 @@ class RayPool:
                 ray.kill(handle)
 
     def _hand_out(self, scheduler: Scheduler) -> None:
+        """Ask for tasks: for the workers that something came from, or all if any may be free for what was put back."""
         now = time.monotonic()
-        for name, handle in self._handles.items():
-            while (task := scheduler.next_task(name, now)) is not None:
-                self._calls[handle.run.remote(task)] = name, task
+        for name in self._handles if self._ask_all else self._hungry:
+            if (handle := self._handles.get(name)) is not None:
+                while (task := scheduler.next_task(name, now)) is not None:
+                    self._calls[handle.run.remote(task)] = name, task
+        self._ask_all = False
+        self._hungry.clear()
 
     def _outcomes(self, scheduler: Scheduler, stopping: bool) -> Results:
         """Wait for what comes next, and tell the scheduler; yields what concerns the driver."""
@@ -140,20 +149,20 @@ class RayPool:
         if ready and rest:
             ready += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
         if not ready:
+            self._ask_all = True  # time alone makes a second start due
             yield None
         for reference in ready:
             name, task = self._calls.pop(reference)
+            self._hungry.add(name)
             if name not in self._handles:
                 continue  # it was given up, and with it everything that it had
             try:
                 outcome = ray.get(reference, timeout=60)
-            except GetTimeoutError:  # done, but its node does not hand it over
-                scheduler.unavailable(name)
-                self._ask_again(name)
-            except ActorUnavailableError as error:
+            except (GetTimeoutError, ActorUnavailableError) as error:
                 # A killed node looks like this for a while: others take its work at once, and it may come back.
                 scheduler.unavailable(name)
                 self._ask_again(name)
+                self._ask_all = True
                 yield _event("unavailable", name, task, _reason(error))
             except RayError as error:
                 if isinstance(error, RayTaskError) and isinstance(error.cause, StoreError):
@@ -161,6 +170,7 @@ class RayPool:
                 if isinstance(error, RayTaskError) and isinstance(error.cause, WorkCancelledError):
                     continue
                 self._failed(scheduler, name, task, error)
+                self._ask_all = True
                 yield _event("could not start" if task is None else "failed", name, task, _reason(error))
             else:
                 if task is None:

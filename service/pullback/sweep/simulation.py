@@ -1,0 +1,232 @@
+"""The scheduler at sizes that nobody lends: thousands of GPUs, simulated event by event around the real `Scheduler`.
+
+Every decision is the scheduler's own, and the processor time that it takes is measured and charged to the simulated
+driver, which handles one event at a time; what Ray and a commit cost besides is assumed, and told with the result.
+GPUs fail and are preempted at random times and come back.
+"""
+
+import heapq
+import math
+import random
+import time
+from dataclasses import asdict, dataclass, field
+from itertools import count
+from typing import Any
+
+from pullback.sweep.schedule import Failure, Scheduler, ShardState, Task
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What is simulated. Times in seconds, rates per GPU.
+
+    Attributes:
+        gpus: workers.
+        shards_a_gpu: work, in shards for each GPU.
+        shard_seconds: a shard takes this long on average.
+        spread: standard deviation of its logarithm.
+        write_seconds: writing a shard, while the next one is computed.
+        start_seconds: loading a generator.
+        days_between_failures: of one GPU; its machine is lost, and replaced after `replaced_seconds`.
+        hours_between_preemptions: of one GPU; it comes back after `replaced_seconds`.
+        call_seconds: of the driver, for a task given to Ray and its result: assumed.
+        commit_seconds, commit_seconds_a_shard: of the driver, every two seconds: assumed.
+        seed: of all chance.
+    """
+
+    gpus: int
+    shards_a_gpu: int = 20
+    shard_seconds: float = 60.0
+    spread: float = 0.2
+    write_seconds: float = 2.0
+    start_seconds: float = 60.0
+    days_between_failures: float = 30.0
+    hours_between_preemptions: float = 24.0
+    replaced_seconds: float = 120.0
+    call_seconds: float = 0.001
+    commit_seconds: float = 0.02
+    commit_seconds_a_shard: float = 0.0005
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """What came out. Times in simulated seconds, but for the driver's, which are real ones.
+
+    Attributes:
+        seconds: from the first worker's start to the last result.
+        busy: share of the time in which a GPU was there and loaded that it computed, until the last shard was begun.
+        tail_seconds: from the moment when less than 1 % of the shards were left to the end.
+        wasted: share of the computed time whose result was thrown away (second starts, lost machines).
+        driver_seconds_a_shard: processor time of the scheduler for each shard.
+        driver_busy: share of the time in which the driver had something to do.
+        commits: how many.
+        deaths: workers that were lost or preempted.
+        committed, failed: shards.
+    """
+
+    seconds: float
+    busy: float
+    tail_seconds: float
+    wasted: float
+    driver_seconds_a_shard: float
+    driver_busy: float
+    commits: int
+    deaths: int
+    committed: int
+    failed: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)
+
+
+@dataclass
+class _Gpu:
+    name: str
+    queue: list[Task] = field(default_factory=list)
+    """Tasks that wait on it; the one that is computed is in `computing`."""
+    computing: Task | None = None
+    since: float = 0.0
+    alive: bool = True
+
+
+_COMMIT_EVERY = 2.0
+
+
+def simulate(cluster: Cluster) -> Simulated:
+    """Run a sweep on a simulated cluster to its end."""
+    return _Simulation(cluster).run()
+
+
+class _Simulation:
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._chance = random.Random(cluster.seed)
+        shards = cluster.gpus * cluster.shards_a_gpu
+        self._scheduler = Scheduler({shard: range(shard, shard + 1) for shard in range(shards)}, actors=cluster.gpus)
+        self._shards = shards
+        self._events: list[tuple[float, int, str, Any, Any]] = []
+        self._order, self._names = count(), count()
+        self._gpus: dict[str, _Gpu] = {}
+        self._idle: set[str] = set()
+        self._driver_free = self._driver_worked = self._scheduling = 0.0
+        self._computed = self._wasted = self._loaded_time = 0.0
+        self._loaded: dict[str, float] = {}
+        self._done = self._commits = self._deaths = self._staged = 0
+        self._last_commit = 0.0
+        self._tail_from: float | None = None
+
+    def run(self) -> Simulated:
+        for _ in range(self._cluster.gpus):
+            self._start(0.0)
+        now = 0.0
+        computed_when_full = loaded_when_full = 0.0
+        while self._events and not self._scheduler.over:
+            now, _, what, name, task = heapq.heappop(self._events)
+            if what == "computed":
+                self._computed_one(now, name, task)
+                continue
+            if what == "loaded" or what == "written":
+                if self._gpus[name].alive:
+                    self._handle(now, what, name, task)
+            elif what == "lost" and self._gpus[name].alive:
+                self._lose(now, name)
+            elif what == "replace":
+                self._start(now)
+            if self._tail_from is None and self._shards - self._done < max(1, self._shards // 100):
+                self._tail_from = now
+                under_way = (now - gpu.since for gpu in self._gpus.values() if gpu.alive and gpu.computing is not None)
+                computed_when_full = self._computed + sum(under_way)
+                loaded_when_full = self._loaded_time + sum(now - since for since in self._loaded.values())
+        now = max(now, self._driver_free)
+        states = self._scheduler.states()
+        return Simulated(
+            seconds=now,
+            busy=computed_when_full / max(loaded_when_full, 1e-9),
+            tail_seconds=now - (self._tail_from or now),
+            wasted=self._wasted / max(self._computed, 1e-9),
+            driver_seconds_a_shard=self._scheduling / self._shards,
+            driver_busy=self._driver_worked / now,
+            commits=self._commits,
+            deaths=self._deaths,
+            committed=states[ShardState.COMMITTED],
+            failed=states[ShardState.FAILED],
+        )
+
+    def _at(self, when: float, what: str, name: str = "", task: Task | None = None) -> None:
+        heapq.heappush(self._events, (when, next(self._order), what, name, task))
+
+    def _start(self, now: float) -> None:
+        gpu = _Gpu(f"gpu-{next(self._names)}")
+        self._gpus[gpu.name] = gpu
+        self._scheduler.starting(gpu.name)
+        self._at(now + self._cluster.start_seconds * self._chance.uniform(0.8, 1.5), "loaded", gpu.name)
+        rate = 1 / (86400 * self._cluster.days_between_failures) + 1 / (3600 * self._cluster.hours_between_preemptions)
+        self._at(now + self._chance.expovariate(rate), "lost", gpu.name)
+
+    def _handle(self, now: float, what: str, name: str, task: Task | None) -> None:
+        """The driver takes an event when it is free, asks the scheduler, and gives the worker what comes next."""
+        began = max(now, self._driver_free)
+        started = time.process_time()
+        if what == "loaded":
+            self._scheduler.ready(name)
+            self._loaded[name] = now
+        else:
+            assert task is not None
+            if self._scheduler.succeeded(task.number, began):
+                self._done += 1
+                self._staged += 1
+            else:
+                self._wasted += self._cluster.shard_seconds
+        given = []
+        for asking in (name, *list(self._idle)[:1]):
+            while (following := self._scheduler.next_task(asking, began)) is not None:
+                given.append((asking, following))
+        spent = time.process_time() - started
+        self._scheduling += spent
+        worked = spent + self._cluster.call_seconds * (1 + len(given))
+        if began - self._last_commit >= _COMMIT_EVERY and self._staged:
+            worked += self._cluster.commit_seconds + self._cluster.commit_seconds_a_shard * self._staged
+            self._last_commit, self._staged = began, 0
+            self._commits += 1
+        self._driver_free = began + worked
+        self._driver_worked += worked
+        for worker, following in given:
+            self._gpus[worker].queue.append(following)
+            self._compute(self._driver_free, self._gpus[worker])
+        for worker in {name, *(worker for worker, _ in given)}:
+            gpu = self._gpus[worker]
+            busy = gpu.computing is not None or gpu.queue
+            (self._idle.discard if busy else self._idle.add)(worker)
+
+    def _compute(self, now: float, gpu: _Gpu) -> None:
+        if gpu.computing is None and gpu.queue and gpu.alive:
+            gpu.computing, gpu.since = gpu.queue.pop(0), now
+            middle = math.log(self._cluster.shard_seconds) - self._cluster.spread**2 / 2
+            self._at(
+                now + self._chance.lognormvariate(middle, self._cluster.spread), "computed", gpu.name, gpu.computing
+            )
+
+    def _computed_one(self, now: float, name: str, task: Task) -> None:
+        gpu = self._gpus[name]
+        if not gpu.alive:
+            return
+        self._computed += now - gpu.since
+        gpu.computing = None
+        self._at(now + self._cluster.write_seconds, "written", name, task)
+        self._compute(now, gpu)
+
+    def _lose(self, now: float, name: str) -> None:
+        gpu = self._gpus[name]
+        gpu.alive = False
+        self._deaths += 1
+        self._idle.discard(name)
+        self._loaded_time += now - self._loaded.pop(name, now)
+        if gpu.computing is not None:
+            self._computed += now - gpu.since
+            self._wasted += now - gpu.since
+        started = time.process_time()
+        self._scheduler.dead(name, Failure.LOST, "its machine is gone")
+        self._scheduling += time.process_time() - started
+        self._at(now + self._cluster.replaced_seconds, "replace")
