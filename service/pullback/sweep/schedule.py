@@ -172,6 +172,11 @@ class Scheduler:
         """Whether every shard is committed or given up, or the run cannot go on."""
         return self._open == 0 or self.fatal is not None
 
+    @property
+    def waiting(self) -> int:
+        """Tasks that no worker has."""
+        return len(self._waiting)
+
     def states(self) -> dict[ShardState, int]:
         """How many shards are in each state."""
         counts = dict.fromkeys(ShardState, 0)

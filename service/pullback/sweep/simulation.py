@@ -55,8 +55,8 @@ class Simulated:
 
     Attributes:
         seconds: from the first worker's start to the last result.
-        busy: share of the time in which a GPU was there and loaded that it computed, until the last shard was begun.
-        tail_seconds: from the moment when less than 1 % of the shards were left to the end.
+        busy: share of the time in which a GPU was there and loaded that it computed, until the last shard was given out.
+        tail_seconds: from then to the end.
         wasted: share of the computed time whose result was thrown away (second starts, lost machines).
         driver_seconds_a_shard: processor time of the scheduler for each shard.
         driver_busy: share of the time in which the driver had something to do.
@@ -113,7 +113,7 @@ class _Simulation:
         self._driver_free = self._driver_worked = self._scheduling = 0.0
         self._computed = self._wasted = self._loaded_time = 0.0
         self._loaded: dict[str, float] = {}
-        self._done = self._commits = self._deaths = self._staged = 0
+        self._commits = self._deaths = self._staged = 0
         self._last_commit = 0.0
         self._tail_from: float | None = None
 
@@ -134,7 +134,7 @@ class _Simulation:
                 self._lose(now, name)
             elif what == "replace":
                 self._start(now)
-            if self._tail_from is None and self._shards - self._done < max(1, self._shards // 100):
+            if self._tail_from is None and self._scheduler.waiting == 0:
                 self._tail_from = now
                 under_way = (now - gpu.since for gpu in self._gpus.values() if gpu.alive and gpu.computing is not None)
                 computed_when_full = self._computed + sum(under_way)
@@ -175,7 +175,6 @@ class _Simulation:
         else:
             assert task is not None
             if self._scheduler.succeeded(task.number, began):
-                self._done += 1
                 self._staged += 1
             else:
                 self._wasted += self._cluster.shard_seconds
