@@ -101,7 +101,7 @@ def locate(address: Location | Path | str) -> Location:
     if found is None:
         return Location(local_path(address))
     scheme, bucket, rest = found[1].lower(), found[2], found[3]
-    text = f"{found[1]}://{bucket}{rest}"
+    text = text if "://" in text else text.replace(":/", "://", 1)
     if scheme not in ("s3", "gs"):
         raise StoreError(
             f"{text} is no place for a sweep; nothing was written. "
