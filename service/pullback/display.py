@@ -34,7 +34,7 @@ def plan_dict(plan: "Plan") -> dict[str, Any]:
     return {
         "name": plan.job.name,
         "sweep_id": plan.sweep_id,
-        "store": str(plan.job.store_path),
+        "store": str(plan.place),
         "generator": plan.job.generator.name,
         "distance": plan.job.distance.label,
         "samples": layout.samples,
@@ -68,7 +68,7 @@ def plan_table(plan: "Plan", console: Console) -> None:
         "shards": f"{layout.shards} of {layout.shard_size} samples",
         "workers": f"{plan.workers} on {plan.device}, each {fit.batch} codes × {fit.tangents} tangents at once",
         "memory": f"about {size(fit.bytes)} a worker beyond the weights, of {size(fit.available)} that it may use",
-        "store": f"{plan.job.store_path}, up to {size(plan.stored_bytes)}"
+        "store": f"{plan.place}, up to {size(plan.stored_bytes)}"
         f"{f', {plan.finished} samples are done already' if plan.finished else ''}",
     }
     if seconds is not None and plan.seconds_per_code is not None:
@@ -109,7 +109,7 @@ def sweep_dict(sweep: "Sweep") -> dict[str, Any]:
     provenance = sweep.provenance
     return {
         "name": sweep.name,
-        "path": str(sweep.path),
+        "path": str(sweep.location),
         "sweep_id": provenance["sweep_id"],
         "snapshot": sweep.snapshot,
         "samples": sweep.status().as_dict(),

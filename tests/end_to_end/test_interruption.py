@@ -1,10 +1,13 @@
 """What a kill or an interrupt costs: nothing that was committed, and the same command again finishes the work."""
 
+import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ import pytest
 from pullback.errors import StoreError
 from pullback.store.reader import Sweep, open_sweep
 from pullback.store.repository import hold
+from pullback.sweep.control import state_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.end_to_end, pytest.mark.xdist_group("ray")]
 
@@ -34,11 +38,11 @@ def folder(tmp_path):
     return tmp_path
 
 
-def start(folder: Path, *options: str) -> subprocess.Popen[str]:
+def start(folder: Path, *options: str, job: str = "job.yaml") -> subprocess.Popen[str]:
     """`pullback run` as a user's shell would start it, in a process group of its own."""
     environment = {**os.environ, "PYTHONPATH": str(TESTS)}
     return subprocess.Popen(
-        [sys.executable, "-m", "pullback", "run", "job.yaml", *options],
+        [sys.executable, "-m", "pullback", "run", job, *options],
         cwd=folder,
         env=environment,
         stdout=subprocess.DEVNULL,
@@ -122,6 +126,97 @@ def test_killing_an_actor_costs_a_retry_and_nothing_else(folder):
     assert open_sweep(folder / "slow").status().good == 40
 
 
+def test_any_kills_at_any_time_end_in_the_store_of_a_clean_run(folder):
+    """Workers and drivers, at random: what is committed is not repeated, and the numbers are those of no kill."""
+    chance, kills, seen = random.Random(7), 0, {}
+    process = start(folder)
+    while True:
+        time.sleep(chance.uniform(0.5, 2.5))
+        if process.poll() is not None:
+            code, messages = finish(process)
+            if code in (0, 4):
+                break
+            assert code in (1, -signal.SIGKILL), messages
+            process = start(folder)
+            continue
+        with suppress(StoreError):
+            now = committed(open_sweep(folder / "slow"))
+            assert seen.items() <= now.items(), "a committed sample was lost, or computed again"
+            seen = now
+        if kills < 8:
+            victims = [child for child in psutil.Process(process.pid).children(recursive=True) if _is_actor(child)]
+            victim = process if kills in (3, 6) else chance.choice(victims) if victims else None
+            if victim is not None and seen:
+                with suppress(psutil.NoSuchProcess):
+                    victim.kill()
+                kills += 1
+    assert kills >= 4, "it was over too soon: nothing was tested"
+    clean_job = JOB.replace("store: slow", "store: clean").replace("shard_size: 1", "shard_size: 7")
+    (folder / "clean.yaml").write_text(clean_job)
+    clean = start(folder, "--serial", job="clean.yaml")
+    assert finish(clean)[0] == 0
+    found, wanted = (open_sweep(folder / name).dataset(only_good=False) for name in ("slow", "clean"))
+    assert (found.status.values == 1).all()
+    np.testing.assert_array_equal(found["latent"].values, wanted["latent"].values)
+    np.testing.assert_allclose(found["eigenvalue"].values, wanted["eigenvalue"].values, rtol=1e-5)
+
+
+def command(folder: Path, *arguments: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "pullback", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def state(folder: Path) -> dict:
+    return state_of(folder / "slow").as_dict()
+
+
+def test_a_submitted_sweep_is_told_rightly_at_every_moment_and_can_be_cancelled_and_gone_on_with(folder):
+    code, said = command(folder, "submit", "job.yaml")
+    assert (code, "submitted: slow" in said) == (0, True), said
+    assert "attached; it runs already" in command(folder, "submit", "job.yaml")[1]
+    assert json.loads(command(folder, "status", "job.yaml", "--json")[1])["state"] in (
+        "submitted",
+        "starting",
+        "running",
+    )
+    assert command(folder, "status", "job.yaml", "--exit-code")[0] == 3
+    deadline = time.monotonic() + 90
+    while (now := state(folder))["good"] < 2 and time.monotonic() < deadline:
+        assert now["state"] in ("submitted", "starting", "running"), now
+        time.sleep(0.1)
+    driver = psutil.Process(now["driver"]["pid"])
+    children = driver.children(recursive=True)
+    driver.kill()
+    psutil.wait_procs([driver], timeout=20)
+    killed = state(folder)
+    assert (killed["state"], killed["exit_code"]) == ("stopped", 1)
+    assert "submit the same job to go on" in killed["message"]
+    psutil.wait_procs(children, timeout=30)
+
+    assert "submitted: slow" in command(folder, "submit", "job.yaml")[1]
+    while state(folder)["state"] != "running" and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert command(folder, "cancel", "job.yaml")[0] == 0
+    assert command(folder, "status", "job.yaml", "--watch")[0] == 0
+    cancelled = state(folder)
+    assert (cancelled["state"], cancelled["pending"] > 0) == ("cancelled", True)
+    assert cancelled["good"] >= killed["good"]
+    assert command(folder, "cancel", "job.yaml")[0] == 1
+
+    assert command(folder, "run", "job.yaml")[0] == 0
+    assert command(folder, "status", "slow", "--exit-code")[0] == 0
+    events = [json.loads(line)["event"] for line in command(folder, "logs", "job.yaml")[1].splitlines()]
+    assert events.count("run") == 3
+    assert [event for event in events if event in ("cancelled", "done")] == ["cancelled", "done"]
+
+
 def test_a_second_driver_of_a_sweep_is_refused_and_told_who_holds_it(folder):
     with hold(folder / "slow"):
         code, messages = finish(start(folder, "--serial"))
@@ -151,6 +246,6 @@ def test_an_interrupt_saves_what_is_done_and_says_how_to_go_on(folder, number):
 
 def _is_actor(process: psutil.Process) -> bool:
     try:
-        return process.cmdline()[0].startswith("ray::Worker")
+        return process.cmdline()[0].startswith("ray::Actor")
     except (psutil.NoSuchProcess, IndexError):
         return False

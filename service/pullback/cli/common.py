@@ -17,7 +17,9 @@ EXIT_QUARANTINED = 4
 EXIT_INTERRUPTED = 130
 
 Job = Annotated[Path, typer.Argument(help="A job's YAML file, such as jobs/quickstart.yaml.", show_default=False)]
-SweepPath = Annotated[Path, typer.Argument(help="A sweep's folder, such as sweeps/quickstart.", show_default=False)]
+SweepPath = Annotated[
+    str, typer.Argument(help="A sweep: its folder, or an address like s3://bucket/prefix.", show_default=False)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -35,15 +37,15 @@ def make_plan_of(job: Path, measure: bool = False, serial: bool = False) -> "Pla
     return make_plan(spec, measure=measure, source=str(job))
 
 
-def open_at(sweep: Path) -> "Sweep":
-    """The sweep in a folder."""
+def open_at(sweep: str) -> "Sweep":
+    """The sweep at a place."""
     from pullback.store.reader import open_sweep
 
     return open_sweep(sweep)
 
 
-def shown(path: Path) -> str:
-    """A path in a command that is printed to be copied into a shell."""
+def shown(path: object) -> str:
+    """A path or an address in a command that is printed to be copied into a shell."""
     return escape(shlex.quote(str(path)))
 
 

@@ -33,7 +33,7 @@ def submit(job: Job, address: Address = None) -> None:
 
     with progress.waiting(err, "loading the generator and the distance"):
         plan = make_plan_of(job)
-    target = escape(str(plan.job.store_path))
+    target = escape(str(plan.place))
     if plan.finished == plan.layout.samples:
         err.print(f"nothing to do: all {plan.layout.samples} samples of {target} are done.")
         return
@@ -46,9 +46,9 @@ def submit(job: Job, address: Address = None) -> None:
         if begun:
             submission = submission_of(plan.sweep_id)
             record = DriverRecord("submitted", updated=time.time(), submission=submission, address=address)
-            write_record(plan.job.store_path, record)
+            write_record(plan.place, record)
     err.print(f"{'submitted' if begun else 'attached; it runs already'}: {display.sweep_line(plan)}, into {target}")
-    err.print(f"next: pullback status {shown(plan.job.store_path)} --watch")
+    err.print(f"next: pullback status {shown(plan.place)} --watch")
 
 
 @app.command()

@@ -54,7 +54,7 @@ def run(
         pool = serial_pool
     else:
         from pullback.cluster.pool import ray_pool as pool
-    path = planned.job.store_path
+    path = planned.place
     err.print(f"{display.sweep_line(planned)}, into {escape(str(path))}")
     with progress.sweep_progress(err) as report:
         outcome = run_sweep(planned, pool, report)
@@ -83,7 +83,7 @@ def run(
 
 @app.command("ls")
 def list_(
-    folder: Annotated[Path, typer.Argument(help="The folder that holds sweeps.")] = Path("sweeps"),
+    folder: Annotated[str, typer.Argument(help="The folder that holds sweeps, or s3://bucket/prefix.")] = "sweeps",
     as_json: AsJson = False,
 ) -> None:
     """List the sweeps in a folder."""
@@ -151,6 +151,8 @@ def report(
     from pullback.report import write_report
 
     opened = open_at(sweep)
+    if out is None and not opened.location.is_local:
+        raise StoreError(f"{opened.location} is in an object store, and a report is a file: add --out report.html")
     analysis = Analysis.load(opened) or _analyze(opened, draws=1000)
     target = out if out is not None else opened.path.with_name(f"{opened.path.name}.report.html")
     with progress.waiting(err, "walking along the axes and drawing"):

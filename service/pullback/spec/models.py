@@ -245,7 +245,7 @@ class JobSpec(_Model):
     metric: MetricSpec = MetricSpec()
     samples: SamplesSpec
     store: str | None = Field(default=None, min_length=1)
-    """The folder of the sweep's store; by default `sweeps/<name>` under the working directory."""
+    """The sweep's store: a folder, or an address like `s3://bucket/prefix`; by default the folder `sweeps/<name>`."""
     resources: ResourcesSpec = ResourcesSpec()
 
     @model_validator(mode="before")

@@ -66,6 +66,11 @@ class Plan:
     finished: int = 0
 
     @property
+    def place(self) -> Location:
+        """Where the store is or will be."""
+        return locate(self.job.store_path)
+
+    @property
     def sweep_id(self) -> str:
         """The sweep's identity: equal for equal numbers, whatever computes them."""
         return str(self.provenance["sweep_id"])

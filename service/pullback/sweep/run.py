@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pullback.errors import SweepError, WorkCancelledError
-from pullback.store.location import locate
 from pullback.store.reader import SweepStatus, open_sweep
-from pullback.store.repository import SweepStore, create, hold
+from pullback.store.repository import SweepStore, hold
 from pullback.store.schema import PENDING, QUARANTINED
 from pullback.sweep.control import Driver, Life, driving
-from pullback.sweep.identity import existing_store
+from pullback.sweep.identity import attach_store
 from pullback.sweep.plan import Plan, usable_cores
 from pullback.sweep.schedule import Task
 from pullback.sweep.worker import ShardDone, Worker, WorkOrder
@@ -164,7 +163,7 @@ def run_sweep(plan: Plan, pool: PoolFactory, report: Callable[[Progress], None] 
         StoreError: the store belongs to another sweep, is held by another driver, or cannot be written.
         PullbackError: no worker could be started.
     """
-    place = locate(plan.job.store_path)
+    place = plan.place
     with hold(place), driving(place) as driver:
         store = attach(plan)
         run = _Run(store, driver, plan, report)
@@ -210,8 +209,7 @@ def attach(plan: Plan) -> SweepStore:
     Raises:
         StoreError: something else is at the path, or it cannot be written.
     """
-    place = locate(plan.job.store_path)
-    return existing_store(place, plan.provenance) or create(place, plan.layout, plan.provenance)
+    return attach_store(plan.place, plan.layout, plan.provenance)
 
 
 def _order(plan: Plan, store: SweepStore) -> WorkOrder:

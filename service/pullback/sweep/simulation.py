@@ -55,7 +55,7 @@ class Simulated:
 
     Attributes:
         seconds: from the first worker's start to the last result.
-        busy: share of the time in which a GPU was there and loaded that it computed, until the last shard was given out.
+        busy: share of the time of loaded GPUs in which they computed, until the last shard was given out.
         tail_seconds: from then to the end.
         wasted: share of the computed time whose result was thrown away (second starts, lost machines).
         driver_seconds_a_shard: processor time of the scheduler for each shard.
