@@ -201,7 +201,7 @@ def test_a_device_that_faults_ends_its_process_and_its_sample_is_left_out(our_ra
     reasons = open_sweep(job.store_path).dataset(only_good=False).reason.values
     assert set(np.flatnonzero(reasons == Reason.KILLED)) == bad_samples(job)
     assert outcome.status.good == 4 - len(bad_samples(job))
-    assert workers >= 2 + 2 * len(bad_samples(job)), "each fault costs its process"
+    assert workers >= 1 + 2 * len(bad_samples(job)), "each fault costs its process, and one is left at the end"
 
 
 def test_a_run_that_is_cancelled_stops_after_the_batch_at_hand_and_can_be_gone_on_with(our_ray, make_job):

@@ -56,6 +56,7 @@ def test_a_small_job_gets_every_default(tmp_path):
             "tangents": "auto",
             "memory_gib": "auto",
             "retries": 2,
+            "max_quarantined": 0.5,
         },
     }
     assert job.store_path == Path("sweeps/small")
@@ -74,7 +75,7 @@ generator: {name: dcgan-eyes, weights: eyes.pth, condition: cycle}
 distance: {name: lpips, trunk: vgg, input_range: paper, clamp: true, size: 256, mask: [0, 0.25, 1, 0.75]}
 metric: {method: gauss_newton, components: 7}
 samples: {count: 9, seed: 4, distribution: normal, scale: 0.5}
-resources: {device: cpu, workers: 2, shard_size: 3, batch: 4, tangents: 5, memory_gib: 1.5, retries: 0}
+resources: {device: cpu, workers: 2, shard_size: 3, batch: 4, tangents: 5, memory_gib: 1.5, retries: 0, max_quarantined: 0.1}
 """,
     )
     assert job.generator.condition == "cycle"
@@ -89,7 +90,7 @@ resources: {device: cpu, workers: 2, shard_size: 3, batch: 4, tangents: 5, memor
     }
     assert job.metric.components == 7
     assert job.samples.scale == 0.5
-    assert list(job.resources.model_dump().values()) == ["cpu", 2, 3, 4, 5, 1.5, 0]
+    assert list(job.resources.model_dump().values()) == ["cpu", 2, 3, 4, 5, 1.5, 0, 0.1]
 
 
 def test_a_bare_name_is_short_for_a_mapping_with_that_name(tmp_path):
