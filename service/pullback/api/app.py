@@ -20,6 +20,7 @@ from pullback.api.limits import Threads
 from pullback.api.observe import Observer
 from pullback.api.problems import answer_errors
 from pullback.api.routes import Service, routes
+from pullback.api.sweep_metrics import SweepCollector
 from pullback.api.tokens import TokenFile
 from pullback.yaml_reader import MAX_BYTES
 
@@ -70,6 +71,7 @@ def create_app(
     settings = settings or Settings()
     observer = observer or Observer()
     catalog = Catalog(folder)
+    observer.watch(SweepCollector(catalog))
     threads = Threads(settings.threads, settings.waiting, settings.read_seconds)
 
     @asynccontextmanager

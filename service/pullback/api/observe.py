@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client.registry import Collector
 
 from pullback.errors import PullbackError
 
@@ -77,6 +78,10 @@ class Observer:
         line = json.dumps(asdict(request))
         with self._lock:
             print(line, file=self._file or sys.stderr, flush=True)
+
+    def watch(self, collector: Collector) -> None:
+        """Have a collector's numbers among those of `metrics`."""
+        self._registry.register(collector)
 
     def metrics(self) -> bytes:
         """The numbers, in the text format of Prometheus."""

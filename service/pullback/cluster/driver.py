@@ -1,6 +1,7 @@
-"""The entrypoint of a driver on a Ray cluster: `python -m pullback.cluster.driver`, with the job in its environment.
+"""The entrypoint of a driver on a Ray cluster: `python -m pullback.cluster.driver [JOB.yaml]`.
 
-Its exit code is that of `pullback run`.
+Without a file the job comes from the environment, as Ray's job submission hands it on. The exit code is that of
+`pullback run`.
 """
 
 import logging
@@ -16,8 +17,9 @@ import ray
 
 from pullback.cluster.jobs import FOLDER_VARIABLE, JOB_VARIABLE
 from pullback.cluster.pool import RayPool
-from pullback.errors import PullbackError
-from pullback.spec import JobSpec
+from pullback.errors import PullbackError, SpecError
+from pullback.generators import zoo
+from pullback.spec import JobSpec, load_job
 from pullback.sweep.plan import Plan, make_plan
 from pullback.sweep.run import Outcome, Pool, Progress, run_sweep
 from pullback.sweep.worker import WorkOrder
@@ -53,7 +55,7 @@ def main() -> int:
     if folder.is_dir():  # relative paths of a job mean the submitter's, where this machine has them
         os.chdir(folder)
     try:
-        outcome = run_sweep(make_plan(JobSpec.model_validate_json(os.environ[JOB_VARIABLE])), cluster_pool, _report)
+        outcome = run_sweep(make_plan(_job()), cluster_pool, _report)
     except PullbackError as error:
         print(f"error: {error}", flush=True)
         return error.exit_code
@@ -62,6 +64,14 @@ def main() -> int:
         return 130
     print(outcome.broken or f"{outcome.status.as_dict()}", flush=True)
     return exit_code(outcome)
+
+
+def _job() -> JobSpec:
+    if len(sys.argv) > 1:
+        return load_job(Path(sys.argv[1]), zoo())
+    if JOB_VARIABLE not in os.environ:
+        raise SpecError([f"a job's file, or the variable {JOB_VARIABLE}, is needed"], "pullback.cluster.driver")
+    return JobSpec.model_validate_json(os.environ[JOB_VARIABLE])
 
 
 _reported = -1
