@@ -75,7 +75,8 @@ generator: {name: dcgan-eyes, weights: eyes.pth, condition: cycle}
 distance: {name: lpips, trunk: vgg, input_range: paper, clamp: true, size: 256, mask: [0, 0.25, 1, 0.75]}
 metric: {method: gauss_newton, components: 7}
 samples: {count: 9, seed: 4, distribution: normal, scale: 0.5}
-resources: {device: cpu, workers: 2, shard_size: 3, batch: 4, tangents: 5, memory_gib: 1.5, retries: 0, max_quarantined: 0.1}
+resources: {device: cpu, workers: 2, shard_size: 3, batch: 4, tangents: 5, memory_gib: 1.5, retries: 0,
+            max_quarantined: 0.1}
 """,
     )
     assert job.generator.condition == "cycle"
