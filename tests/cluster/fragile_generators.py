@@ -1,12 +1,22 @@
 """Generators that fail on purpose, to see what a pool of workers does about it. Named in jobs by `module:factory`."""
 
 import os
+import resource
+import signal
 import sys
+import time
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
+from pullback.metric import result
 from pullback.spec.models import SamplesSpec
+from pullback.store.repository import SweepStore
+from pullback.store.schema import ShardRecord
+from pullback.sweep import run, worker
 from pullback.sweep.latents import sample_latents
 from toy_generators import Smooth
 
@@ -16,6 +26,16 @@ IN_A_WORKER = "default_worker" in sys.argv[0]  # Ray's; the plan, made in the te
 
 def _rounded(row: list[float]) -> tuple[float, ...]:
     return tuple(round(value, 4) for value in row)
+
+
+def first_time(fault: str) -> bool:
+    """Whether a fault is due that is to come once; it leaves a mark."""
+    mark = Path(f"{os.environ['PULLBACK_TEST_MARK']}-{fault}")
+    try:
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 class _Fragile(Smooth):
@@ -59,9 +79,7 @@ class DyingOnce(_Fragile):
     """Kills its process the first time, and leaves a mark so that it works from then on."""
 
     def fail(self) -> None:
-        mark = Path(os.environ["PULLBACK_TEST_MARK"])
-        if not mark.exists():
-            mark.touch()
+        if first_time("in-compute"):
             os._exit(1)
 
 
@@ -93,3 +111,143 @@ def dying() -> Dying:
 
 def dying_once() -> DyingOnce:
     return DyingOnce()
+
+
+# Faults of a worker outside its generator: the user's code is the one place where a test is inside that process.
+
+
+def dying_before_the_write() -> Smooth:
+    """The first worker that is about to write a shard dies."""
+    plain = worker.write_shard
+
+    def write(fork: bytes, record: ShardRecord) -> bytes:
+        if first_time("before-the-write"):
+            os._exit(1)
+        return plain(fork, record)
+
+    return _in_a_worker("write_shard", write)
+
+
+def dying_after_the_write() -> Smooth:
+    """The first worker that has written a shard dies before it can say so."""
+    plain = worker.write_shard
+
+    def write(fork: bytes, record: ShardRecord) -> bytes:
+        result = plain(fork, record)
+        if first_time("after-the-write"):
+            os._exit(1)
+        return result
+
+    return _in_a_worker("write_shard", write)
+
+
+def on_a_full_disk() -> Smooth:
+    """The system refuses every write of a shard, as a full disk does, until a mark is there."""
+    plain = worker.write_shard
+
+    def write(fork: bytes, record: ShardRecord) -> bytes:
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if not Path(f"{os.environ['PULLBACK_TEST_MARK']}-room").exists():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        try:
+            return plain(fork, record)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    return _in_a_worker("write_shard", write)
+
+
+BRIGHT = 0.09
+"""Metrics with a trace above this are those that the broken `eigh` fails on."""
+
+
+def with_a_broken_eigh() -> Smooth:
+    """`eigh` returns wrong vectors for some metrics without an error, as that of a GPU has."""
+    plain = result.eigendecompose
+
+    def broken(metric: Tensor) -> tuple[Tensor, Tensor]:
+        values, vectors = plain(metric)
+        bright = values.sum(dim=1) > BRIGHT
+        vectors[bright] = vectors[bright].roll(1, dims=1)
+        return values, vectors
+
+    if IN_A_WORKER:
+        result.eigendecompose = broken
+    return Smooth()
+
+
+def starting_slowly() -> Smooth:
+    """A constructor that loads for a while."""
+    if IN_A_WORKER:
+        time.sleep(4)
+    return Smooth()
+
+
+class Hungry(Smooth):
+    """Has memory for two images at once."""
+
+    def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        if IN_A_WORKER and len(z) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().forward(z)
+
+
+def hungry() -> Hungry:
+    return Hungry()
+
+
+class Starving(_Fragile):
+    """Has no memory for one code at all."""
+
+    def fail(self) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def starving() -> Starving:
+    return Starving()
+
+
+class Dark(Smooth):
+    """Passes the three looks that are taken at every generator, and gives NaN from then on, in a worker."""
+
+    passes = 0
+
+    def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        self.passes += IN_A_WORKER
+        return super().forward(z) * (float("nan") if self.passes > 3 else 1.0)
+
+
+def dark() -> Dark:
+    return Dark()
+
+
+def _in_a_worker(name: str, function: Callable[..., bytes]) -> Smooth:
+    if IN_A_WORKER:
+        setattr(worker, name, function)
+    return Smooth()
+
+
+def _killing_the_driver(before: bool, after: bool) -> Smooth:
+    """Where this process drives the sweep (it is serial), it dies around its second commit."""
+    plain, commits = SweepStore.commit, count(1)
+
+    def commit(store: SweepStore, message: str) -> str:
+        due = next(commits) == 2
+        if due and before and first_time("before-the-commit"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        snapshot = plain(store, message)
+        if due and after and first_time("after-the-commit"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return snapshot
+
+    SweepStore.commit = commit
+    run.COMMIT_SECONDS = 0.0
+    return Smooth()
+
+
+def killing_the_driver_before_the_commit() -> Smooth:
+    return _killing_the_driver(before=True, after=False)
+
+
+def killing_the_driver_after_the_commit() -> Smooth:
+    return _killing_the_driver(before=False, after=True)

@@ -1,113 +1,30 @@
 """The pool of Ray actors: what it computes, and what it does when workers fail."""
 
-import json
 import os
 import signal
 import threading
-from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from pool_runs import bad_samples, events, order_of, run_all, run_here
 
 # Ray comes through the pool: its package sets what Ray reads when it is first imported.
 from pullback.cluster.pool import RayPool, _remove_left_folders, _short_temporary_folder, local_ray, ray
 from pullback.errors import SweepError
-from pullback.spec import JobSpec
 from pullback.store.reader import open_sweep
-from pullback.store.repository import create
 from pullback.store.schema import GOOD, QUARANTINED, Reason
-from pullback.sweep.control import events_path, request_cancel, state_of
-from pullback.sweep.latents import sample_latents
+from pullback.sweep.control import state_of
 from pullback.sweep.plan import make_plan
-from pullback.sweep.run import ShardFailed, run_sweep, serial_pool
+from pullback.sweep.run import run_sweep, serial_pool
 from pullback.sweep.schedule import Budgets
-from pullback.sweep.worker import ShardDone, WorkOrder
+from pullback.sweep.worker import ShardDone
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
-
-HERE = Path(__file__).parent
-MARK = "PULLBACK_TEST_MARK"
-
-
-@pytest.fixture(scope="module")
-def mark_path(tmp_path_factory):
-    return tmp_path_factory.mktemp("mark") / "died"
-
-
-@pytest.fixture(scope="module")
-def our_ray(mark_path):
-    # Ray's workers inherit this process's environment as it is now.
-    os.environ[MARK] = str(mark_path)
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-    with local_ray(cpus=2):
-        yield
-
-
-@pytest.fixture
-def make_job(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(HERE)
-
-    def make(generator: str, count: int = 8, **resources: object) -> JobSpec:
-        return JobSpec.model_validate(
-            {
-                "name": "pool",
-                "generator": generator,
-                "distance": "mse",
-                "samples": {"count": count, "seed": 1},
-                "store": str(tmp_path / "pool"),
-                "resources": {"device": "cpu", "workers": 2, "shard_size": 1, **resources},
-            }
-        )
-
-    return make
-
-
-def order_of(job: JobSpec) -> tuple[WorkOrder, object]:
-    plan = make_plan(job)
-    store = create(job.store_path, plan.layout, plan.provenance)
-    order = WorkOrder(job, plan.layout, "cpu", plan.method, 1, plan.fit.tangents, 1, str(HERE), store.fork())
-    return order, store
-
-
-def bad_samples(job: JobSpec) -> set[int]:
-    """The samples that the fragile generators fail on."""
-    codes = sample_latents(job.samples, range(job.samples.count), 6)
-    return {int(index) for index in np.flatnonzero(codes[:, 0] < -1.0)}
-
-
-def run_all(job: JobSpec, retries: int, workers: int = 2):
-    order, _ = order_of(job)
-    shards = list(range(order.layout.shards))
-    results = RayPool(order, workers, retries).results(shards, lambda: False)
-    return [result for result in results if isinstance(result, ShardDone | ShardFailed)]
 
 
 def test_ray_listens_on_loopback_only(our_ray):
     assert {node["NodeManagerAddress"] for node in ray.nodes()} == {"127.0.0.1"}
-
-
-def run_here(job: JobSpec, retries=2, budgets=None, report=lambda progress: None, wish=None):
-    """Run a job over the Ray that this module holds; the outcome, and how many workers were started."""
-    pools = []
-
-    @contextmanager
-    def pool(order, plan):
-        pools.append(RayPool(order, 2, retries, budgets))
-        yield pools[0]
-
-    def wanting(progress):
-        report(progress)
-        if wish is not None and wish.is_set():
-            request_cancel(job.store_path)
-
-    outcome = run_sweep(make_plan(job), pool, wanting)
-    return outcome, int(next(pools[0]._names).partition("-")[2])
-
-
-def events(job: JobSpec) -> list[dict]:
-    return [json.loads(line) for line in events_path(job.store_path).read_text().splitlines()]
 
 
 def test_actors_give_what_the_serial_pool_gives(our_ray, make_job, tmp_path):
@@ -157,7 +74,7 @@ def test_a_dead_actor_is_replaced_and_its_shard_is_computed_by_another(our_ray, 
     job = make_job("fragile_generators:dying_once", count=12)
     assert bad_samples(job)
     results = run_all(job, retries=2)
-    assert mark_path.exists(), "no actor died: nothing was tested"
+    assert mark_path.with_name("died-in-compute").exists(), "no actor died: nothing was tested"
     assert {result.shard for result in results} == set(range(12))
     assert all(isinstance(result, ShardDone) for result in results)
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import psutil
 import yaml
+from filelock import FileLock, Timeout
 
 from pullback.errors import SweepError
 from pullback.spec import JobSpec
@@ -21,6 +22,7 @@ from pullback.sweep.control import DriverRecord, beside, read_record, write_reco
 
 COMMAND = (sys.executable, "-m", "pullback", "run")
 """What runs the job's file that is put behind it."""
+_PATIENCE_SECONDS = 30.0
 
 
 def start(job: JobSpec, command: Sequence[str] = COMMAND) -> bool:
@@ -37,29 +39,37 @@ def start(job: JobSpec, command: Sequence[str] = COMMAND) -> bool:
         SweepError: it cannot be started.
     """
     store = job.store_path
+    file = beside(store, "job")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # of several submitters at the same moment one starts the driver, and the others find it
+        with FileLock(str(file.with_suffix(".lock")), timeout=_PATIENCE_SECONDS):
+            return _start(job, command)
+    except (OSError, Timeout) as error:
+        raise SweepError(
+            f"a driver for {store} could not be started ({getattr(error, 'strerror', None) or error}); nothing was "
+            f"changed. Check that {file.parent} can be written to, or run it here with `pullback run`"
+        ) from error
+
+
+def _start(job: JobSpec, command: Sequence[str]) -> bool:
+    store = job.store_path
     earlier = read_record(store)
     if earlier is not None and earlier.alive:
         return False
     file, log = beside(store, "job"), beside(store, "log")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        content = {**job.model_dump(mode="json", exclude_none=True), "store": job.store or str(store)}
-        file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-        submitted = DriverRecord("submitted", host=socket.gethostname(), updated=time.time())
-        write_record(store, submitted)
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [*command, str(file)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C and the end of this terminal are none of its business
-            )
-    except OSError as error:
-        raise SweepError(
-            f"a driver for {store} could not be started ({error.strerror or error}); nothing was changed. Check that "
-            f"{file.parent} can be written to, or run it here with `pullback run`"
-        ) from error
+    content = {**job.model_dump(mode="json", exclude_none=True), "store": job.store or str(store)}
+    file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    submitted = DriverRecord("submitted", host=socket.gethostname(), updated=time.time())
+    write_record(store, submitted)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, str(file)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C and the end of this terminal are none of its business
+        )
     now = read_record(store)
     if now is not None and now.life == "submitted":  # else it was faster, and tells more
         with suppress(psutil.Error):
