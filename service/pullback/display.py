@@ -277,6 +277,26 @@ def bench_table(result: Mapping[str, Any], console: Console) -> None:
             console.print(f"{escape(name)}: {escape(note)}")
 
 
+def scaling_table(result: dict[str, Any], console: Console) -> None:
+    """`pullback bench scaling`: how the rate grows with the workers, and where their time goes."""
+    names = ("compute", "verify", "write", "commit")
+    table = _table(">workers", ">samples/s", ">efficiency", ">computing", *(f">{name}" for name in names))
+    table.title = (
+        f"{result['generator']} with {result['distance']}, {result['device']}, shards of {result['shard_size']}"
+    )
+    for run in result["runs"]:
+        parts = run["seconds_a_sample"]
+        table.add_row(
+            str(run["workers"]),
+            f"{run['samples_per_second']:.2f}",
+            f"{run['efficiency']:.1%}",
+            f"{run['computing_share']:.1%}",
+            *(f"{1000 * parts[name]:.1f} ms" for name in names),
+        )
+    console.print(table)
+    console.print("compute, verify, write, commit: for each sample. A shard is written while the next one is computed.")
+
+
 def simulation_table(results: Mapping[str, Mapping[str, Any]], console: Console) -> None:
     """`pullback bench scheduler`."""
     table = _table(">GPUs", ">busy", ">wasted", ">tail", ">deaths", ">driver a shard", ">driver busy", ">commits/s")

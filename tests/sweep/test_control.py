@@ -67,7 +67,7 @@ def test_a_sweep_runs_and_is_done_and_its_journal_tells_each_shard():
     assert seen[0].exit_code == 3
     done = state_of(STORE)
     assert (done.state, done.good, done.pending, done.exit_code) == ("done", 7, 0, 0)
-    assert [event["event"] for event in events()] == ["run", *["shard"] * 4, "done"]
+    assert [event["event"] for event in events()] == ["run", *["shard"] * 4, "commit", "done"]
     assert [event["shard"] for event in events() if event["event"] == "shard"] == [0, 1, 2, 3]
 
 

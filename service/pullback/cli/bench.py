@@ -60,6 +60,34 @@ def bench_metric(
         raise typer.Exit(1)
 
 
+@bench_app.command("scaling")
+def bench_scaling(
+    generator: Annotated[str, typer.Option(help="A registered name, a checkpoint's path, or module:factory.")],
+    distance: Annotated[str, typer.Option(help="A distance's name, or module:function.")] = "lpips",
+    workers: Annotated[str, typer.Option(help="How many, ascending, with commas between.")] = "1,2",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    samples: Annotated[int | None, typer.Option(min=1, help="For each worker; what takes half a minute.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run one sweep with one worker, two and so on, and tell how its rate grows and where the time goes."""
+    from pullback.cluster.scaling import bench_scaling
+
+    try:
+        numbers = [int(number) for number in workers.split(",") if number.strip()]
+    except ValueError:
+        raise typer.BadParameter(f"numbers with commas between, such as 1,2, not {workers!r}") from None
+    result = bench_scaling(
+        generator,
+        distance,
+        numbers,
+        device,
+        samples,
+        say=lambda line: err.print(escape(line)),
+        watching=lambda: progress.sweep_progress(err),
+    )
+    print_json(result) if as_json else display.scaling_table(result, display.out())
+
+
 @bench_app.command("scheduler")
 def bench_scheduler(
     gpus: Annotated[list[int] | None, typer.Option(help="Simulated GPUs; may be given again.")] = None,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pullback.metric.precision import Precision
+from pullback.metric.stopwatch import verifying
 
 _DENSE: dict[str, float] = {
     "symmetry_error": 1e-4,
@@ -122,6 +123,7 @@ MEASURES: tuple[str, ...] = CHECKS[2:]
 """Those of them that are numbers."""
 
 
+@verifying
 def check_pairs(values: Tensor, vectors: Tensor, products: Tensor) -> dict[str, Tensor]:
     """`eigen_residual` and `orthogonality_error` of eigenpairs as they are stored.
 
@@ -139,6 +141,7 @@ def check_pairs(values: Tensor, vectors: Tensor, products: Tensor) -> dict[str, 
     return {"eigen_residual": residual, "orthogonality_error": orthogonality}
 
 
+@verifying
 def check_matrix(metric: Tensor, values: Tensor, kept: int) -> dict[str, Tensor]:
     """`finite`, `symmetry_error`, `negative_eigenvalue` and `trace_share` of whole metrics.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pullback.metric.jacobian import Features, pull_back
+from pullback.metric.stopwatch import verifying
 
 SCALAR_STEP = 1e-4
 """The squared distance that a step of `probe_squared` makes: large beside the round-off of an SSIM, small beside 1."""
@@ -46,6 +47,7 @@ class Looks:
         return Looks(*[torch.cat([getattr(part, entry.name) for part in parts]) for entry in fields(Looks)])
 
 
+@verifying
 def look(rows: Tensor, metric: Tensor) -> Looks:
     """What is kept of a Jacobian for its probes.
 
@@ -61,6 +63,7 @@ def look(rows: Tensor, metric: Tensor) -> Looks:
     return Looks(pushed, rows @ _random_features(rows), rows.norm(dim=2), product_error)
 
 
+@verifying
 def probe_jacobian(features: Features, z: Tensor, looks: Looks) -> dict[str, Tensor]:
     """`probe_error`, `column_error` and `product_error` of Jacobians.
 
@@ -123,6 +126,7 @@ def directional_difference(features: Features, z: Tensor, direction: Tensor, ste
     return (ahead - behind) / (2 * step)
 
 
+@verifying
 def probe_squared(
     squared: Callable[[Tensor], Tensor], z: Tensor, product: Callable[[Tensor], Tensor], step: float
 ) -> Tensor:
@@ -148,6 +152,7 @@ def probe_squared(
     return error.abs()
 
 
+@verifying
 def probe_symmetry(product: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
     """`symmetry_error` of a product at a code z [n], a scalar: |uᵀHv − vᵀHu| / (‖Hu‖ + ‖Hv‖) for random unit u, v."""
     directions = random_directions(2, z[None])

@@ -21,6 +21,7 @@ from pullback.metric.precision import Precision, arithmetic, in_double, relative
 from pullback.metric.probes import RESIDUAL_STEP, SCALAR_STEP, probe_squared, probe_symmetry, random_directions
 from pullback.metric.products import Product, squared_map
 from pullback.metric.result import PullbackMetric
+from pullback.metric.stopwatch import verifying
 
 _TRACE_PROBES = 16
 """Random directions from which the trace is estimated where there is no matrix."""
@@ -228,6 +229,7 @@ _measured: WeakKeyDictionary[nn.Module, WeakKeyDictionary[nn.Module, dict[tuple[
 )
 
 
+@verifying
 def _precision_error(generator: nn.Module, distance: Distance, setting: Setting) -> float:
     """`precision_error`, measured once and remembered for as long as the networks live.
 

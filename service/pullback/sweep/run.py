@@ -285,8 +285,17 @@ class _Run:
         elif result is not None and self._store.merge(result.shard, result.fork):
             self.done += result.good + result.quarantined
             self.quarantined += result.quarantined
-            seconds = {"computing": round(result.computing, 3), "writing": round(result.writing, 3)}
-            self._driver.note("shard", shard=result.shard, good=result.good, quarantined=result.quarantined, **seconds)
+            self._driver.note(
+                "shard",
+                shard=result.shard,
+                attempt=result.attempt,
+                worker=result.worker,
+                good=result.good,
+                quarantined=result.quarantined,
+                computing=round(result.computing, 3),
+                verifying=round(result.verifying, 3),
+                writing=round(result.writing, 3),
+            )
             for note in result.notes:
                 self._driver.note("quarantined", shard=result.shard, message=note)
             self._judge(result.notes)
@@ -311,6 +320,7 @@ class _Run:
         self._store.commit(f"{self.done} of {self.planned} samples")
         self._committed = time.monotonic()
         self._driver.tell(commit_seconds=self._committed - began)
+        self._driver.note("commit", samples=self.done, seconds=round(self._committed - began, 4))
 
 
 @contextmanager

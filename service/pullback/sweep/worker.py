@@ -20,6 +20,7 @@ from pullback.generators import class_indices
 from pullback.metric import metric_at
 from pullback.metric.certificate import MEASURES
 from pullback.metric.memory import codes_together, keep_freed_memory
+from pullback.metric.stopwatch import seconds_verifying
 from pullback.spec import JobSpec
 from pullback.store.repository import write_shard
 from pullback.store.schema import GOOD, QUARANTINED, Layout, Reason, ShardRecord
@@ -80,7 +81,10 @@ class ShardDone:
         quarantined: samples that did not.
         notes: what was raised at samples that are quarantined for it, a line each.
         computing: seconds of computing, certificates included.
+        verifying: those of them that the certificates took.
         writing: seconds of writing, while the next shard is computed.
+        attempt: how often the shard was tried before.
+        worker: who computed it; empty where there is only one.
     """
 
     shard: int
@@ -89,7 +93,10 @@ class ShardDone:
     quarantined: int
     notes: tuple[str, ...] = ()
     computing: float = 0.0
+    verifying: float = 0.0
     writing: float = 0.0
+    attempt: int = 0
+    worker: str = ""
 
 
 class Worker:
@@ -123,16 +130,19 @@ class Worker:
             WorkCancelledError: `stop_when` said so.
         """
         with self._computing:
-            began = time.perf_counter()
+            began, verified = time.perf_counter(), seconds_verifying()
             record, notes = self.compute(task)
-            computing = time.perf_counter() - began
+            computing, verified = time.perf_counter() - began, seconds_verifying() - verified
         if task.samples is not None:
             return None
         began = time.perf_counter()
         fork = write_shard(self.order.fork, record)
         quarantined = int((record.status == QUARANTINED).sum())
         good = len(record.status) - quarantined
-        return ShardDone(task.shard, fork, good, quarantined, tuple(notes), computing, time.perf_counter() - began)
+        writing = time.perf_counter() - began
+        return ShardDone(
+            task.shard, fork, good, quarantined, tuple(notes), computing, verified, writing, attempt=task.attempt
+        )
 
     def compute(self, task: Task) -> tuple[ShardRecord, list[str]]:
         """The metrics of a task's samples and everything that is stored about them, and what was raised at some."""
