@@ -71,6 +71,12 @@ def test_a_sweep_runs_and_is_done_and_its_journal_tells_each_shard():
     assert [event["shard"] for event in events() if event["event"] == "shard"] == [0, 1, 2, 3]
 
 
+def test_every_line_of_the_journal_has_its_time_its_sweep_and_its_shards_attempt():
+    run()
+    assert all(each["time"].endswith("+00:00") and each["sweep"] == "toy" for each in events())
+    assert {each["attempt"] for each in events() if "shard" in each} == {0}
+
+
 def test_a_store_without_a_driver_is_stopped_and_says_how_to_go_on():
     attach(make_plan(job()))
     found = state_of(STORE)

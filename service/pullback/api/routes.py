@@ -164,8 +164,9 @@ def routes(service: Service) -> APIRouter:
 
     @router.get("/metrics", tags=["service"], response_class=Response)
     async def metrics() -> Response:
-        """Requests and times, for Prometheus."""
-        return Response(service.observer.metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        """Requests and times of the service, and how the sweeps are, for Prometheus."""
+        content = await service.threads.run(service.observer.metrics)  # it reads stores
+        return Response(content, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     @router.get("/v1/sweeps", tags=["sweeps"])
     async def sweeps(request: Request, query: Annotated[ListQuery, Query()]) -> Response:

@@ -167,7 +167,7 @@ def run_sweep(plan: Plan, pool: PoolFactory, report: Callable[[Progress], None] 
     with hold(place), driving(place) as driver:
         store = attach(plan)
         run = _Run(store, driver, plan, report)
-        driver.note("run", sweep=plan.sweep_id, pending=run.planned - run.done, workers=plan.workers)
+        driver.note("run", sweep_id=plan.sweep_id, pending=run.planned - run.done, workers=plan.workers)
         pending = store.pending_shards()
         interrupted = False
         if pending:
@@ -297,7 +297,7 @@ class _Run:
                 writing=round(result.writing, 3),
             )
             for note in result.notes:
-                self._driver.note("quarantined", shard=result.shard, message=note)
+                self._driver.note("quarantined", shard=result.shard, attempt=result.attempt, message=note)
             self._judge(result.notes)
 
     def _judge(self, notes: Sequence[str]) -> None:
