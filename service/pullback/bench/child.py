@@ -147,7 +147,7 @@ class Measurements:
             used.append(metric.method)
             return metric
 
-        one()  # the whole of it: what only the first run takes is up to 40 MB of a baseline, after one backward pass too
+        one()  # the whole of it: after one backward pass a baseline still has 40 MB to take for good
         peak = peak_memory(one, self.codes.device)
         generator, distance, _ = self._networks(precision)
         predicted = fit(generator, distance, codes=1).bytes if used and used[-1] == "gauss_newton" else None
