@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,24 @@ def test_the_readmes_python_example_works_as_printed(folder, faces, lpips_alex):
     for example in examples:
         done = subprocess.run([sys.executable, "-c", example], cwd=folder, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
+
+
+def test_the_readmes_client_example_works_as_printed(folder):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```py\n(.*?)```", text, flags=re.DOTALL)
+    command = [sys.executable, "-m", "pullback", "serve", "sweeps", "--port", "0"]
+    with subprocess.Popen(
+        command, cwd=folder, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "300"}
+    ) as service:
+        try:
+            url = re.search(r"http://127\.0\.0\.1:\d+", service.stderr.readline())[0]
+            assert example.count("http://127.0.0.1:8000") == 1
+            names = {"pullback": pullback}
+            exec(example.replace("http://127.0.0.1:8000", url), names)
+        finally:
+            service.send_signal(signal.SIGINT)
+            service.wait(timeout=30)
+    assert names["spectra"]["eigenvalue"].shape == (6, 10)
 
 
 def test_the_readmes_job_is_valid(tmp_path):
