@@ -160,10 +160,10 @@ def test_options_of_slurm_are_known():
 
 
 def _commands() -> list[tuple[str, str]]:
-    """Every `pullback ...` that deploy/ runs, or tells somebody to."""
+    """Every `pullback ...` that deploy/ and the README run, or tell somebody to."""
     start = r"(?:[A-Z_]+=(?:\"[^\"]*\"|\S*) )*"
     found = []
-    for name, text in TEXTS.items():
+    for name, text in {**TEXTS, "../README.md": (ROOT / "README.md").read_text(encoding="utf-8")}.items():
         for line in text.splitlines():
             bare = re.sub(r"^\s*(#  +)?(exec |RUN |follow )?", "", line)
             said = [each for each in re.findall(r"`([^`]+)`", line) if re.match(f"{start}pullback ", each)]
