@@ -1,20 +1,23 @@
 """What runs submitted jobs and knows of their drivers; the service itself computes nothing.
 
-`LocalBackend` starts a driver beside the service, as a process of its own that outlives it (`sweep.background`).
+`LocalBackend` starts a driver beside the service, as a process of its own that outlives it (`sweep.background`);
+`ClusterBackend` hands the job to a Ray cluster.
 """
 
+import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from pullback.cluster import jobs
 from pullback.errors import StoreError
 from pullback.spec import JobSpec, load_job
 from pullback.store.folders import is_vacant
 from pullback.store.reader import open_sweep
 from pullback.sweep import background
-from pullback.sweep.control import DriverRecord, beside, events_path, request_cancel, state_of
+from pullback.sweep.control import DriverRecord, SweepState, beside, events_path, request_cancel, state_of
 
 _LAST_WORDS = 2000
 
@@ -79,16 +82,17 @@ class LocalBackend:
         """See `Backend`."""
         with self._lock:
             created = not _is_known(job)
-            if not _is_done(job.store_path):
+            if not _is_done(job.store_path) and not self._is_driven(job.store_path):
                 background.start(job, self._command)
         return Submission(job.name, created)
 
     def state(self, path: Path) -> dict[str, Any]:
         """See `Backend`."""
-        found = state_of(path)
+        found = self._found(path)
         driver = found.driver or DriverRecord("submitted")
         message = found.message
-        if found.state == "failed" and driver.life == "submitted":  # it had no time to write down why
+        # what was started here had no time to write down why
+        if found.state == "failed" and driver.life == "submitted" and not driver.submission:
             message = _last_words(path) or message
         return {
             "state": found.state,
@@ -101,6 +105,15 @@ class LocalBackend:
             "samples_per_second": driver.samples_per_second,
         }
 
+    def _found(self, path: Path) -> SweepState:
+        return state_of(path)
+
+    def _is_driven(self, path: Path) -> bool:
+        try:
+            return self._found(path).exit_code == 3
+        except StoreError:  # nothing is known of it
+            return False
+
     def cancel(self, path: Path) -> bool:
         """See `Backend`."""
         return request_cancel(path)
@@ -109,6 +122,26 @@ class LocalBackend:
         """See `Backend`."""
         journal = events_path(path)
         return journal if journal.is_file() else None
+
+
+class ClusterBackend(LocalBackend):
+    """Has each job driven by a Ray cluster, which shares the disk that the sweeps are on.
+
+    What runs on this machine is `pullback submit`, for as long as it takes; what it says of a failure is kept.
+
+    Args:
+        address: of the cluster's dashboard, such as http://head:8265.
+    """
+
+    def __init__(self, address: str) -> None:
+        super().__init__((sys.executable, "-m", "pullback", "submit", "--address", address))
+
+    def _found(self, path: Path) -> SweepState:
+        return jobs.state_of(path)
+
+    def cancel(self, path: Path) -> bool:
+        """See `Backend`."""
+        return jobs.cancel(path)
 
 
 def _is_known(job: JobSpec) -> bool:

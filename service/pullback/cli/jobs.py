@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from pullback import display, progress
 from pullback.cli.common import AsJson, Job, err, make_plan_of, print_json, shown
-from pullback.errors import StoreError, SweepError
+from pullback.errors import StoreError
 
 if TYPE_CHECKING:
     from pullback.sweep.control import SweepState
@@ -19,8 +19,20 @@ app = typer.Typer()
 Target = Annotated[
     Path, typer.Argument(help="A sweep's folder or address, or the job's YAML file.", show_default=False)
 ]
+
+
+def dashboard(address: str | None) -> str | None:
+    """The address of a cluster's dashboard as it is used from here on; a usage error where it is none."""
+    if address is None:
+        return None
+    if not address.startswith(("http://", "https://")) or not address.partition("://")[2].strip("/"):
+        raise typer.BadParameter(f"{address!r} is no dashboard's address; give one like http://HEAD:8265")
+    return address.rstrip("/")
+
+
 Address = Annotated[
-    str | None, typer.Option(help="The dashboard of a Ray cluster, http://HEAD:8265; this machine by default.")
+    str | None,
+    typer.Option(callback=dashboard, help="The dashboard of a Ray cluster, http://HEAD:8265; else this machine."),
 ]
 _LOOK_SECONDS = 1.0
 
@@ -28,27 +40,54 @@ _LOOK_SECONDS = 1.0
 @app.command()
 def submit(job: Job, address: Address = None) -> None:
     """Have a job run in the background, here or on a Ray cluster. The same job again attaches, or goes on with it."""
+    begun = _submit_here(job) if address is None else _submit_to(job, address)
+    if begun is not None:
+        said, store = begun
+        err.print(f"{said}, into {escape(store)}")
+        err.print(f"next: pullback status {shown(store)} --watch")
+
+
+def _submit_here(job: Path) -> tuple[str, str] | None:
+    """What to say of a job that runs in the background, and its store; None where there was nothing to do."""
+    from pullback.cluster.jobs import state_of
     from pullback.sweep.background import start
-    from pullback.sweep.control import DriverRecord, write_record
+    from pullback.sweep.control import read_record
 
     with progress.waiting(err, "loading the generator and the distance"):
         plan = make_plan_of(job)
-    target = escape(str(plan.place))
     if plan.finished == plan.layout.samples:
-        err.print(f"nothing to do: all {plan.layout.samples} samples of {target} are done.")
-        return
-    if address is None:
-        begun = start(plan.job)
-    else:
-        from pullback.cluster.jobs import submission_of, submit_to
+        _nothing_to_do(plan.finished, str(plan.place))
+        return None
+    known = read_record(plan.place)
+    # what a cluster drives may be in an object store, which has no lock
+    driven = known is not None and bool(known.submission) and state_of(plan.place).exit_code == 3
+    return _told(not driven and start(plan.job)) + display.sweep_line(plan), str(plan.place)
 
-        begun = submit_to(address, plan.job, plan.sweep_id)
-        if begun:
-            submission = submission_of(plan.sweep_id)
-            record = DriverRecord("submitted", updated=time.time(), submission=submission, address=address)
-            write_record(plan.place, record)
-    err.print(f"{'submitted' if begun else 'attached; it runs already'}: {display.sweep_line(plan)}, into {target}")
-    err.print(f"next: pullback status {shown(plan.place)} --watch")
+
+def _submit_to(job: Path, address: str) -> tuple[str, str] | None:
+    """As `_submit_here`, for a cluster, which makes the plan."""
+    from pullback.cluster.jobs import submit_to
+    from pullback.generators import zoo
+    from pullback.spec import load_job
+    from pullback.sweep.plan import identify
+
+    with progress.waiting(err, "loading the generator and the distance"):
+        sweep = identify(load_job(job, zoo()), str(job))
+    samples = sweep.job.samples.count
+    if sweep.finished == samples:
+        _nothing_to_do(samples, str(sweep.place))
+        return None
+    with progress.waiting(err, f"asking {address}"):
+        begun = submit_to(address, sweep)
+    return f"{_told(begun)}{sweep.job.name} ({sweep.sweep_id}): {samples} metrics at {address}", str(sweep.place)
+
+
+def _nothing_to_do(samples: int, store: str) -> None:
+    err.print(f"nothing to do: all {samples} samples of {escape(store)} are done.")
+
+
+def _told(begun: bool) -> str:
+    return "submitted: " if begun else "attached; it runs already: "
 
 
 @app.command()
@@ -79,39 +118,48 @@ def logs(
     target: Target,
     follow: Annotated[bool, typer.Option("--follow", help="Go on until the sweep ends.")] = False,
 ) -> None:
-    """Print what happened to a sweep: its journal, a JSON object a line."""
-    from pullback.sweep.control import events_path
-
+    """Print what happened to a sweep: its journal, a JSON object a line; before it has one, what its driver printed."""
     store = _store(target)
-    journal, at = events_path(store), 0
-    if not journal.exists() and not follow:
-        raise StoreError(f"{store} has no journal yet; see `pullback status`.")
+    at: dict[str, int] = {}
     while True:
         over = not follow or _state(target).exit_code != 3
-        if journal.exists():
-            with journal.open(encoding="utf-8") as file:
-                file.seek(at)
-                print(file.read(), end="", flush=True)
-                at = file.tell()
+        source, text = _told_by(store)
+        if not text and not follow:
+            raise StoreError(f"{store} has no journal yet; see `pullback status`.")
+        print(text[at.get(source, 0) :], end="", flush=True)
+        at[source] = len(text)
         if over:
             return
         time.sleep(_LOOK_SECONDS)
 
 
+def _told_by(store: Path) -> tuple[str, str]:
+    """What there is to read of a sweep's latest driver, and who tells it."""
+    from pullback.sweep.control import beside, events_path, read_record
+
+    record = read_record(store)
+    if record is not None and record.submission and record.life == "submitted":
+        # It did not begin yet, or its journal is on another machine's disk.
+        from pullback.cluster.jobs import log_of
+
+        return record.submission, log_of(record)
+    journal, printed = events_path(store), beside(store, "log")
+    for path in (printed, journal) if record is not None and record.life == "submitted" else (journal, printed):
+        if path.exists():
+            return path.name, path.read_text(encoding="utf-8", errors="replace")
+    return "", ""
+
+
 @app.command()
 def cancel(target: Target) -> None:
     """Stop a sweep after the batch at hand. What is done is kept, and the same job goes on from there."""
-    from pullback.sweep.control import read_record, request_cancel
+    from pullback.cluster.jobs import cancel as cancel_sweep
 
     store = _store(target)
-    record = read_record(store)
-    asked = request_cancel(store)
-    if not asked and record is not None and record.submission:
-        from pullback.cluster.jobs import stop_at
+    if not cancel_sweep(store):
+        from pullback.store.location import locate
 
-        asked = stop_at(record.address, record.submission.removeprefix("pullback-"))
-    if not asked:
-        err.print(f"nobody is at work on {escape(str(store))}; there is nothing to cancel.")
+        err.print(f"nobody is at work on {escape(str(locate(store)))}; there is nothing to cancel.")
         raise typer.Exit(1)
     err.print(f"asked to stop; to see it end: pullback status {shown(target)} --watch")
 
@@ -127,24 +175,7 @@ def _store(target: Path) -> Path:
 
 
 def _state(target: Path) -> "SweepState":
-    """The sweep's state; of one that a cluster drives, with what that cluster says where the store cannot know."""
-    from dataclasses import replace
+    """The sweep's state, whoever drives it."""
+    from pullback.cluster.jobs import state_of
 
-    from pullback.sweep.control import state_of
-
-    found = state_of(_store(target))
-    driver = found.driver
-    if driver is None or not driver.submission or found.state not in ("submitted", "stopped"):
-        return found
-    from pullback.cluster.jobs import status_at
-
-    try:
-        said = status_at(driver.address, driver.submission.removeprefix("pullback-"))
-    except SweepError as error:
-        return replace(found, state="stopped", message=str(error))
-    if said == "RUNNING":
-        return replace(found, state="running")
-    if said == "PENDING":
-        return replace(found, state="submitted")
-    gone = f"its driver on {driver.address} is over ({said or 'unknown there'}), and the sweep is not done"
-    return replace(found, state="failed" if said == "FAILED" else "stopped", message=f"{gone}; submit the job again")
+    return state_of(_store(target))

@@ -7,6 +7,7 @@ import typer
 from rich.markup import escape
 
 from pullback.cli.common import err, shown
+from pullback.cli.jobs import Address
 
 app = typer.Typer()
 tokens_app = typer.Typer(help="Who may use a service beyond this machine.", no_args_is_help=True)
@@ -28,9 +29,11 @@ def serve(
     allow_code: Annotated[
         bool, typer.Option("--allow-code", help="Let jobs name code and files of this machine.")
     ] = False,
+    address: Address = None,
 ) -> None:
     """Serve the sweeps of a folder over HTTP: submit, status, events, spectra, analyses, reports."""
     from pullback.api.app import Settings, create_app
+    from pullback.api.backend import ClusterBackend
     from pullback.api.guard import is_loopback
     from pullback.api.observe import Observer
     from pullback.api.server import listen, run, tokens_for
@@ -38,7 +41,13 @@ def serve(
     known = tokens_for(host, tokens)
     observer = Observer(audit)
     try:
-        made = create_app(folder, tokens=known, observer=observer, settings=Settings(allow_code=allow_code))
+        made = create_app(
+            folder,
+            None if address is None else ClusterBackend(address),
+            known,
+            observer,
+            Settings(allow_code=allow_code),
+        )
 
         def ready(url: str) -> None:
             err.print(f"serving {escape(str(folder))} at {url} (its routes: {url}/docs); Ctrl-C ends it")

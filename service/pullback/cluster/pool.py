@@ -11,6 +11,7 @@ driver takes Ray's processes with it.
 import logging
 import math
 import os
+import secrets
 import shutil
 import signal
 import tempfile
@@ -163,7 +164,7 @@ class RayPool:
                 scheduler.unavailable(name)
                 self._ask_again(name)
                 self._ask_all = True
-                yield _event("unavailable", name, task, _reason(error))
+                yield _event("unavailable", name, task, reason_of(error))
             except RayError as error:
                 if isinstance(error, RayTaskError) and isinstance(error.cause, StoreError):
                     raise error.cause from None
@@ -171,13 +172,13 @@ class RayPool:
                     continue
                 self._failed(scheduler, name, task, error)
                 self._ask_all = True
-                yield _event("could not start" if task is None else "failed", name, task, _reason(error))
+                yield _event("could not start" if task is None else "failed", name, task, reason_of(error))
             else:
                 if task is None:
                     scheduler.ready(name)
                     yield Event("ready", {"worker": name})
                 elif scheduler.succeeded(task.number, time.monotonic()) and outcome is not None:
-                    yield outcome
+                    yield replace(outcome, worker=name)
 
     def _ask_again(self, name: str) -> None:
         """Have a worker that did not answer say so once it does; a call to a dead one fails as such."""
@@ -187,7 +188,7 @@ class RayPool:
 
     def _failed(self, scheduler: Scheduler, name: str, task: Task | None, error: RayError) -> None:
         failure, ended = kind_of(error)
-        message = _reason(error)
+        message = reason_of(error)
         if task is None and not ended:
             scheduler.could_not_start(name, message)
         elif ended:
@@ -222,7 +223,7 @@ def _event(name: str, worker: str, task: Task | None, message: str) -> Event:
     return Event(name, facts)
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """The last telling line of a Ray error, which carries a whole remote traceback; all of an error of ours."""
     cause = error.cause if isinstance(error, RayTaskError) else error
     if isinstance(cause, PullbackError):
@@ -257,26 +258,54 @@ def local_ray(cpus: int) -> Iterator[None]:
         )
     _remove_left_folders()
     folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_short_temporary_folder()))
-    try:
-        with _own_signals():
-            ray.init(
-                address="local",  # never a cluster that happens to be around
-                num_cpus=cpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=str(folder),
-            )
-        yield
-    finally:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+    with _token():
+        try:
+            with own_signals():
+                ray.init(
+                    address="local",  # never a cluster that happens to be around
+                    num_cpus=cpus,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    _node_ip_address="127.0.0.1",
+                    _temp_dir=str(folder),
+                )
+            yield
+        finally:
+            ray.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
-def _own_signals() -> Iterator[None]:
+def _token() -> Iterator[None]:
+    """Let nobody in without a token of this Ray's own: any user of a machine reaches its loopback.
+
+    Ray's processes inherit it; it is gone from the environment after the block.
+    """
+    if "RAY_AUTH_MODE" in os.environ:
+        yield
+        return
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    try:
+        read_token_again()
+        yield
+    finally:
+        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+            os.environ.pop(name, None)
+        read_token_again()
+
+
+def read_token_again() -> None:
+    """Have Ray read how it is to authenticate from the environment, which it otherwise does when it is imported."""
+    raylet: Any = ray._raylet
+    if hasattr(raylet, "AuthenticationTokenLoader"):  # else a Ray that knows no tokens
+        raylet.Config.initialize("")
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextmanager
+def own_signals() -> Iterator[None]:
     """Keep this process's SIGTERM handler: `ray.init` puts one in its place that exits at once, with a stack trace."""
     handler = signal.getsignal(signal.SIGTERM)
     yield

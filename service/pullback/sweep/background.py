@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from pullback.errors import SweepError
 from pullback.spec import JobSpec
-from pullback.sweep.control import DriverRecord, beside, read_record, write_record
+from pullback.sweep.control import DriverRecord, announce, beside, read_record, write_record
 
 COMMAND = (sys.executable, "-m", "pullback", "run")
 """What runs the job's file that is put behind it."""
@@ -61,7 +61,7 @@ def _start(job: JobSpec, command: Sequence[str]) -> bool:
     content = {**job.model_dump(mode="json", exclude_none=True), "store": job.store or str(store)}
     file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     submitted = DriverRecord("submitted", host=socket.gethostname(), updated=time.time())
-    write_record(store, submitted)
+    announce(store, submitted)
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, str(file)],

@@ -28,6 +28,8 @@ from pullback.errors import StoreError
 from pullback.store.location import Location, locate
 from pullback.store.reader import open_sweep
 
+SUBMISSION_VARIABLE = "PULLBACK_SUBMISSION"
+"""Tells a driver that a cluster starts under which name it was submitted, and to which address: `name@address`."""
 STALE_SECONDS = 60.0
 """A record of another machine that is older than this is of a driver that is gone."""
 RENEWED_SECONDS = 1.0
@@ -72,11 +74,16 @@ class DriverRecord:
     memory_bytes: int = 0
 
     @property
+    def is_here(self) -> bool:
+        """Whether it is of this machine."""
+        return self.host == socket.gethostname()
+
+    @property
     def alive(self) -> bool:
         """Whether its process runs still (on another machine: whether it wrote lately)."""
         if self.pid == 0 or self.life not in ("submitted", "starting", "running"):
             return False
-        if self.host != socket.gethostname():
+        if not self.is_here:
             return time.time() - self.updated < STALE_SECONDS
         try:
             process = psutil.Process(self.pid)
@@ -124,17 +131,17 @@ class Driver:
     """The driver's own side: its record, the wish to cancel, and the journal."""
 
     def __init__(self, store: Location | Path | str) -> None:
-        self._store = store
+        self._store, self._name = store, locate(store).name
         process = psutil.Process()
         self._process = process
-        earlier = read_record(store)
+        submission, _, address = os.environ.get(SUBMISSION_VARIABLE, "").partition("@")
         self._record = DriverRecord(
             "starting",
             host=socket.gethostname(),
             pid=process.pid,
             began=process.create_time(),
-            submission="" if earlier is None else earlier.submission,
-            address="" if earlier is None else earlier.address,
+            submission=submission,
+            address=address,
         )
         self._written = 0.0
         self._renew(force=True)
@@ -151,7 +158,8 @@ class Driver:
 
     def note(self, event: str, **facts: Any) -> None:
         """Add a line to the journal. A full disk must not end a sweep that it does not hold."""
-        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **facts}
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = {"time": now, "event": event, "sweep": self._name, **facts}
         with suppress(OSError), beside(self._store, "events").open("a", encoding="utf-8") as journal:
             journal.write(json.dumps(line) + "\n")
 
@@ -180,10 +188,20 @@ def driving(store: Location | Path | str) -> Iterator[Driver]:
 
 def _forget_older_wish(store: Location | Path | str) -> None:
     """Remove a wish to cancel, unless it is meant for the submission that now begins."""
-    record, wish = read_record(store), beside(store, "cancel")
+    record = read_record(store)
+    if record is None or record.life != "submitted":
+        _forget_wish(store)
+
+
+def _forget_wish(store: Location | Path | str) -> None:
     with suppress(OSError):
-        if record is None or record.life != "submitted" or wish.stat().st_mtime < record.updated - 1:
-            wish.unlink()
+        beside(store, "cancel").unlink()
+
+
+def announce(store: Location | Path | str, record: DriverRecord) -> None:
+    """Write the record of a submission; wishes to cancel from before it are none of its."""
+    _forget_wish(store)
+    write_record(store, record)
 
 
 def write_record(store: Location | Path | str, record: DriverRecord) -> None:
@@ -245,26 +263,26 @@ def state_of(store: Location | Path | str) -> SweepState:
     return SweepState(state, sweep.name, **counts, message=message, snapshot=sweep.snapshot, driver=record)
 
 
-_GO_ON = "What was done is kept; run or submit the same job to go on"
+GO_ON = "What was done is kept; run or submit the same job to go on"
 
 
 def _without_end(record: DriverRecord | None, store: Location | Path | str) -> tuple[State, str]:
     """The state of a sweep that is not done, and what to say of it."""
     if record is None:
-        return "stopped", f"nobody is at work on it. {_GO_ON}"
+        return "stopped", f"nobody is at work on it. {GO_ON}"
     if record.life == "submitted":
         if record.submission or record.alive or (record.pid == 0 and time.time() - record.updated < _SOON):
             return "submitted", ""
-        return "failed", f"its driver ended before it began; see {beside(store, 'log')}. {_GO_ON}"
+        return "failed", f"its driver ended before it began; see {beside(store, 'log')}. {GO_ON}"
     if record.alive:
         return "cancelling" if beside(store, "cancel").exists() else record.life, ""  # type: ignore[return-value]
     if record.life == "failed":
         return "failed", record.message
     if record.life == "cancelled":
-        return "cancelled", f"it was cancelled. {_GO_ON}"
+        return "cancelled", f"it was cancelled. {GO_ON}"
     if record.life in ("starting", "running"):
-        return "stopped", f"its driver is gone without a word (killed, or its machine is). {_GO_ON}"
-    return "stopped", f"nobody is at work on it. {_GO_ON}"
+        return "stopped", f"its driver is gone without a word (killed, or its machine is). {GO_ON}"
+    return "stopped", f"nobody is at work on it. {GO_ON}"
 
 
 def beside(store: Location | Path | str, what: Literal["driver", "cancel", "events", "job", "log"]) -> Path:

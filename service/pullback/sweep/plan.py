@@ -88,13 +88,49 @@ class Plan:
         return (self.layout.samples - self.finished) * self.seconds_per_code / self.workers
 
 
-def make_plan(job: JobSpec, *, measure: bool = False, source: str = "the job") -> Plan:
+@dataclass(frozen=True)
+class Identified:
+    """Which sweep a job is, and how far; what the machine needs to know that has others plan and compute it."""
+
+    job: JobSpec
+    sweep_id: str
+    finished: int
+
+    @property
+    def place(self) -> Location:
+        """Where the store is or will be."""
+        return locate(self.job.store_path)
+
+
+def identify(job: JobSpec, source: str = "the job") -> Identified:
+    """Find out which sweep a job is. Needs its generator and distance, but none of the devices that it asks for.
+
+    Raises:
+        SpecError: as `make_plan`, with what can be told without planning.
+    """
+    problems: list[str] = []
+    place, cpu = _store_place(job, problems), torch.device("cpu")
+    generator, distance = _generator(job, cpu, problems), _distance(job, cpu, problems)
+    if generator is None or distance is None:
+        raise SpecError(problems, source)
+    provenance = provenance_of(job, generator, distance, "")
+    store = _existing(place, provenance, problems)
+    if problems:
+        raise SpecError(problems, source)
+    finished = 0 if store is None else int((store.status() != PENDING).sum())
+    return Identified(job, str(provenance["sweep_id"]), finished)
+
+
+def make_plan(
+    job: JobSpec, *, measure: bool = False, source: str = "the job", workers_there: int | None = None
+) -> Plan:
     """Plan a sweep.
 
     Args:
         job: the validated job.
         measure: also time a piece of the work, for `seconds_per_code`.
         source: what the job is called in an error.
+        workers_there: how many workers a cluster has room for, of whose machines this is one.
 
     Raises:
         SpecError: with every problem that would keep the sweep from being finished.
@@ -106,14 +142,15 @@ def make_plan(job: JobSpec, *, measure: bool = False, source: str = "the job") -
     distance = _distance(job, device, problems)
     if generator is None:
         raise SpecError(problems, source)
-    workers = _workers(job, device, problems)
+    workers = workers_there or _workers(job, device, problems)
     layout = _layout(job, generator, workers, problems)
     workers = min(workers, layout.shards)
     if place is not None:
         problems += _disk_problems(place, stored_bytes(layout))
     if distance is None or not _measurable(job, generator, distance, device, problems):
         raise SpecError(problems, source)
-    chosen = _fit(job, generator, distance, layout, device, workers, problems)
+    beside = workers if workers_there is None else min(workers, usable_cores())  # of a cluster's, those of a machine
+    chosen = _fit(job, generator, distance, layout, device, beside, problems)
     method = _method(job, distance, device, layout, chosen, problems)
     provenance = provenance_of(job, generator, distance, method or "")
     store = _existing(place, provenance, problems)
