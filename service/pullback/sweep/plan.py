@@ -2,17 +2,15 @@
 
 Invariants: nothing is written here; every problem of a job with its surroundings (weights, memory, disk, the store's
 path) is found here, all at once, so that a sweep that starts can also end.
-Leaves to others: which sweep a job is (`identity`), sampling (`latents`), computing (`worker`), running and
-committing (`run`).
+Leaves to others: which sweep a job is (`identity`), where its store can be (`place`), sampling (`latents`), computing
+(`worker`), running and committing (`run`).
 """
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,14 +22,14 @@ from pullback.generators import any_condition, class_indices, like, load_generat
 from pullback.generators.zoo import resolve_device
 from pullback.metric.jacobian import derivative_at, feature_map
 from pullback.metric.memory import GIB, Fit, fit, usable_bytes
-from pullback.metric.methods import Method, Setting, choose, expected_products, product_at
+from pullback.metric.methods import DENSE, Method, Setting, choose, expected_products, product_at
 from pullback.metric.precision import arithmetic, require
 from pullback.spec import JobSpec
 from pullback.store.location import Location, locate
-from pullback.store.opening import is_repository
 from pullback.store.repository import SweepStore
 from pullback.store.schema import PENDING, Layout, stored_bytes
 from pullback.sweep.identity import existing_store, provenance_of
+from pullback.sweep.place import disk_problems, store_place
 
 _SHARD_BYTES = 256 * 2**20
 _SHARDS_WANTED = 16
@@ -109,7 +107,7 @@ def identify(job: JobSpec, source: str = "the job") -> Identified:
         SpecError: as `make_plan`, with what can be told without planning.
     """
     problems: list[str] = []
-    place, cpu = _store_place(job, problems), torch.device("cpu")
+    place, cpu = store_place(job, problems), torch.device("cpu")
     generator, distance = _generator(job, cpu, problems), _distance(job, cpu, problems)
     if generator is None or distance is None:
         raise SpecError(problems, source)
@@ -136,7 +134,7 @@ def make_plan(
         SpecError: with every problem that would keep the sweep from being finished.
     """
     problems: list[str] = []
-    place = _store_place(job, problems)
+    place = store_place(job, problems)
     device = _device(job, problems)
     generator = _generator(job, device, problems)
     distance = _distance(job, device, problems)
@@ -146,7 +144,7 @@ def make_plan(
     layout = _layout(job, generator, workers, problems)
     workers = min(workers, layout.shards)
     if place is not None:
-        problems += _disk_problems(place, stored_bytes(layout))
+        problems += disk_problems(place, stored_bytes(layout))
     if distance is None or not _measurable(job, generator, distance, device, problems):
         raise SpecError(problems, source)
     beside = workers if workers_there is None else min(workers, usable_cores())  # of a cluster's, those of a machine
@@ -340,46 +338,6 @@ def _fit(
         return None
 
 
-def _store_place(job: JobSpec, problems: list[str]) -> Location | None:
-    """Where the store is or will be; None where none can be."""
-    try:
-        place = locate(job.store or job.store_path)
-        if not place.is_local:
-            is_repository(place)  # for its error, where the object store does not answer
-            return place
-        existing = _existing_part(place.path)
-    except StoreError as error:
-        problems.append(f"store: {error}")
-        return None
-    except OSError as error:
-        problems.append(f"store: {job.store_path} cannot be reached ({error.strerror}); choose another folder")
-        return None
-    if not existing.is_dir():
-        problems.append(f"store: {existing} is a file; choose another folder")
-        return None
-    if not os.access(existing, os.W_OK | os.X_OK):
-        problems.append(f"store: the folder {existing} may not be written to; choose another one")
-        return None
-    return place
-
-
-def _existing_part(path: Path) -> Path:
-    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-
-
-def _disk_problems(place: Location, need: int) -> list[str]:
-    if not place.is_local or place.path.exists():
-        return []
-    existing = _existing_part(place.path)
-    free = shutil.disk_usage(existing).free
-    if need <= free:
-        return []
-    return [
-        f"store: it will have up to {need / GIB:.3g} GiB and {existing} has {free / GIB:.3g} GiB free; "
-        "lower samples.count or metric.components, or choose another folder"
-    ]
-
-
 def _time_per_code(
     generator: nn.Module, distance: Distance, method: Method, layout: Layout, chosen: Fit, device: torch.device
 ) -> float:
@@ -395,7 +353,21 @@ def _time_per_code(
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             durations.append(time.perf_counter() - began)
-    return durations[-1] * expected_products(method, layout.latent_dim, layout.components) / few / batch
+        eigen = _eigen_seconds(layout.latent_dim) if method in DENSE else 0.0
+    return durations[-1] * expected_products(method, layout.latent_dim, layout.components) / few / batch + eigen
+
+
+def _eigen_seconds(n: int) -> float:
+    """What the eigen-decomposition of one metric takes: n³, from the time of a smaller one."""
+    tried = min(n, 256)
+    drawn = torch.randn(tried, tried, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    matrix = drawn + drawn.T
+    durations = []
+    for _ in range(2):
+        began = time.perf_counter()
+        torch.linalg.eigh(matrix)
+        durations.append(time.perf_counter() - began)
+    return durations[-1] * (n / tried) ** 3
 
 
 @contextmanager
