@@ -1,6 +1,7 @@
 """Fixtures that several packages' tests share."""
 
 import os
+import signal
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from pullback.generators.weights import locate
 # Parallel test workers share the cores: one thread each.
 torch.set_num_threads(1)
 os.environ["HF_HUB_OFFLINE"] = "1"
+# What a shell starts in the background ignores Ctrl-C, and so would the commands that the tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _needs(*names: str) -> None:

@@ -14,6 +14,8 @@ from rich.console import Console
 
 from pullback import cli, display
 
+pytestmark = pytest.mark.xdist_group("bench")  # one run serves several tests
+
 TESTS = Path(__file__).parent.parent
 ABSENT = ("ray", "zarr", "icechunk", "xarray", "matplotlib")
 

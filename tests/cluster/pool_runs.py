@@ -57,7 +57,7 @@ def run_here(
 
     @contextmanager
     def pool(order: WorkOrder, plan: object) -> Iterator[RayPool]:
-        pools.append(RayPool(order, 2, retries, budgets))
+        pools.append(RayPool(order, int(job.resources.workers), retries, budgets))
         yield pools[0]
 
     def wanting(progress: Progress) -> None:

@@ -28,10 +28,10 @@ def tally(job, event: str) -> int:
 
 @pytest.mark.parametrize("fault", ["before_the_write", "after_the_write"])
 def test_a_worker_that_dies_around_its_write_costs_one_more_computation(our_ray, make_job, fault):
-    job = make_job(f"fragile_generators:dying_{fault}", count=6, shard_size=2)
+    job = make_job(f"fragile_generators:dying_{fault}", count=6, shard_size=2, workers=1)
     outcome, workers = run_here(job)
     assert mark(fault.replace("_", "-")).exists(), "nobody died: nothing was tested"
-    assert workers == 3
+    assert workers == 2
     assert (outcome.status.good, outcome.failed) == (6, ())
     assert sorted(each["shard"] for each in events(job) if each["event"] == "shard") == [0, 1, 2]
     assert_equals_a_clean_run(job)
@@ -39,7 +39,7 @@ def test_a_worker_that_dies_around_its_write_costs_one_more_computation(our_ray,
 
 
 def test_a_full_disk_ends_the_run_with_one_message_and_the_next_run_goes_on(our_ray, make_job):
-    job = make_job("fragile_generators:on_a_full_disk", count=64, shard_size=32)
+    job = make_job("fragile_generators:on_a_full_disk", count=64, shard_size=32, workers=1)
     with pytest.raises(StoreError, match=r"could not be written[\s\S]*not full, then run the sweep again"):
         run_here(job)
     assert state_of(job.store_path).state == "failed"
@@ -51,7 +51,7 @@ def test_a_full_disk_ends_the_run_with_one_message_and_the_next_run_goes_on(our_
 
 
 def test_wrong_eigenvectors_of_a_broken_eigh_are_caught_sample_by_sample(our_ray, make_job):
-    job = make_job("fragile_generators:with_a_broken_eigh", count=12, shard_size=3)
+    job = make_job("fragile_generators:with_a_broken_eigh", count=12, shard_size=3, workers=1)
     outcome, _ = run_here(job)
     found = arrays_of(job.store_path)
     wrong = set(np.flatnonzero(found["trace"] > BRIGHT))
@@ -62,25 +62,25 @@ def test_wrong_eigenvectors_of_a_broken_eigh_are_caught_sample_by_sample(our_ray
 
 
 def test_slow_constructors_cost_their_time_and_no_retry(our_ray, make_job):
-    job = make_job("fragile_generators:starting_slowly", count=3)
+    job = make_job("fragile_generators:starting_slowly", count=3, workers=1)
     seen = []
     outcome, workers = run_here(job, retries=0, report=lambda progress: seen.append(state_of(job.store_path).state))
     assert outcome.status.good == 3
-    assert workers == 2
+    assert workers == 1
     assert tally(job, "failed") == 0
     assert seen[0] in ("starting", "running")
 
 
 def test_a_device_with_less_memory_than_planned_computes_in_smaller_pieces(our_ray, make_job):
-    job = make_job("fragile_generators:hungry", count=6, shard_size=3, batch=3, tangents=6)
+    job = make_job("fragile_generators:hungry", count=6, shard_size=3, batch=3, tangents=6, workers=1)
     outcome, workers = run_here(job, retries=0)
     assert outcome.status.good == 6
-    assert workers == 2, "memory that is short kills nobody"
+    assert workers == 1, "memory that is short kills nobody"
     assert_equals_a_clean_run(job)
 
 
 def test_a_code_that_fits_no_memory_costs_its_shard_and_no_other(our_ray, make_job):
-    job = make_job("fragile_generators:starving", count=4)
+    job = make_job("fragile_generators:starving", count=4, workers=1)
     bad = bad_samples(job)
     assert bad == {3}
     outcome, _ = run_here(job)
@@ -91,7 +91,7 @@ def test_a_code_that_fits_no_memory_costs_its_shard_and_no_other(our_ray, make_j
 
 
 def test_a_generator_that_gives_nan_everywhere_is_ended_as_broken_and_told(our_ray, make_job):
-    job = make_job("fragile_generators:dark", count=60, shard_size=2, max_quarantined=0.2)
+    job = make_job("fragile_generators:dark", count=60, shard_size=2, max_quarantined=0.2, workers=1)
     outcome, _ = run_here(job)
     assert "more than resources.max_quarantined (0.2) allows" in outcome.broken
     assert 0 < outcome.status.quarantined < 60, "it goes on no longer than it must"
@@ -102,7 +102,7 @@ def test_a_generator_that_gives_nan_everywhere_is_ended_as_broken_and_told(our_r
 
 
 def test_readers_see_whole_snapshots_while_a_sweep_runs(our_ray, make_job):
-    job = make_job("toy_generators:slow", count=10, shard_size=1)
+    job = make_job("toy_generators:slow", count=10, shard_size=1, workers=1)
     over, problems, counts = threading.Event(), [], []
 
     def read():

@@ -13,22 +13,30 @@ QUICK = {"health_check_initial_delay_ms": 500, "health_check_period_ms": 500, "h
 """How soon Ray notices that a machine is gone; by default some 15 s."""
 
 
-@pytest.fixture
-def cluster(tmp_path):
-    """Three machines, as far as Ray knows: one without a worker, which holds the driver, and two of one worker each."""
+@pytest.fixture(scope="module")
+def head(tmp_path_factory):
+    """One machine, as far as Ray knows, which holds the driver and no worker."""
     from ray.cluster_utils import Cluster
 
-    make_environment(tmp_path / "died")
+    make_environment(tmp_path_factory.mktemp("mark") / "died")
     if ray.is_initialized():
         ray.shutdown()
     options = {"node_ip_address": "127.0.0.1", "object_store_memory": 100 * 2**20, "include_dashboard": False}
     made = Cluster(initialize_head=True, head_node_args={**options, "num_cpus": 0, "_system_config": QUICK})
     made.options = options
-    made.machines = [made.add_node(num_cpus=1, **options) for _ in range(2)]
     ray.init(address=made.address, log_to_driver=False)
     yield made
     ray.shutdown()
     made.shutdown()
+
+
+@pytest.fixture
+def cluster(head):
+    """Two more machines, of one worker each."""
+    head.machines = [head.add_node(num_cpus=1, **head.options) for _ in range(2)]
+    yield head
+    for machine in list(head.worker_nodes):
+        head.remove_node(machine, allow_graceful=False)
 
 
 def run_and(job, *happenings):

@@ -40,7 +40,7 @@ def test_actors_give_what_the_serial_pool_gives(our_ray, make_job, tmp_path):
 
 
 def test_a_sample_that_raises_is_quarantined_alone_and_its_error_told(our_ray, make_job):
-    job = make_job("fragile_generators:raising", count=12, shard_size=4)
+    job = make_job("fragile_generators:raising", count=12, shard_size=4, workers=1)
     bad = bad_samples(job)
     assert bad, "the seed must give at least one bad code"
     outcome, _ = run_here(job, retries=2)
@@ -80,7 +80,7 @@ def test_a_dead_actor_is_replaced_and_its_shard_is_computed_by_another(our_ray, 
 
 
 def test_a_sample_that_kills_its_process_is_found_and_its_neighbours_are_computed(our_ray, make_job, tmp_path):
-    job = make_job("fragile_generators:dying", count=4, shard_size=4)
+    job = make_job("fragile_generators:dying", count=4, shard_size=4, workers=1)
     bad = bad_samples(job)
     assert bad == {3}
     outcome, _ = run_here(job, retries=1, budgets=Budgets(crash=0))
@@ -113,7 +113,7 @@ def test_constructors_that_only_die_end_the_run(our_ray, make_job):
 
 
 def test_a_device_that_faults_ends_its_process_and_its_sample_is_left_out(our_ray, make_job):
-    job = make_job("fragile_generators:faulting", count=4)
+    job = make_job("fragile_generators:faulting", count=4, workers=1)
     outcome, workers = run_here(job, retries=1, budgets=Budgets(crash=0))
     reasons = open_sweep(job.store_path).dataset(only_good=False).reason.values
     assert set(np.flatnonzero(reasons == Reason.KILLED)) == bad_samples(job)
@@ -122,7 +122,7 @@ def test_a_device_that_faults_ends_its_process_and_its_sample_is_left_out(our_ra
 
 
 def test_a_run_that_is_cancelled_stops_after_the_batch_at_hand_and_can_be_gone_on_with(our_ray, make_job):
-    job = make_job("toy_generators:slow", count=40, shard_size=20, batch=1)
+    job = make_job("toy_generators:slow", count=40, shard_size=20, batch=1, workers=1)
     stop = threading.Event()
 
     def report(progress):

@@ -1,0 +1,52 @@
+"""The command line, called as its console script calls it, in this process."""
+
+import contextlib
+import io
+import json
+import signal
+import sys
+from dataclasses import dataclass
+
+from pullback import cli
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command printed and left with."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self):
+        """Standard output as strict JSON: `NaN` and `Infinity` are no JSON."""
+
+        def refuse(constant):
+            raise ValueError(f"{constant} is not JSON")
+
+        return json.loads(self.out, parse_constant=refuse)
+
+    def next_commands(self):
+        """The commands that were suggested: `next: pullback ...`, `to go on: pullback ...`, `see pullback ...`."""
+        lines = (self.out + self.err).splitlines()
+        found = [line.partition("pullback ") for line in lines if "pullback " in line and ":" in line]
+        return [f"pullback {rest}" for before, _, rest in found if before.endswith((": ", "see "))]
+
+
+def call(*arguments):
+    """`pullback` with these arguments."""
+    out, err = io.StringIO(), io.StringIO()
+    before, handler = sys.argv, signal.getsignal(signal.SIGTERM)
+    sys.argv = ["pullback", *map(str, arguments)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                cli.main()
+                code = 0
+            except SystemExit as left:
+                code = left.code or 0
+    finally:
+        sys.argv = before
+        signal.signal(signal.SIGTERM, handler)
+    return Said(code, out.getvalue(), err.getvalue())
