@@ -39,7 +39,7 @@ def start(folder, *options):
     )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def compared(tmp_path_factory):
     """What a comparison of two methods printed, one round, without Ray and without a store."""
     options = ["--generator", "toy_generators:smooth", "--distance", "mse", "--rounds", "1", "--points", "3", "--json"]

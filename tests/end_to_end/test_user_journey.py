@@ -16,7 +16,7 @@ import yaml
 
 import pullback
 
-pytestmark = [pytest.mark.end_to_end]
+pytestmark = [pytest.mark.end_to_end, pytest.mark.xdist_group("journey")]  # one sweep serves several tests
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -32,7 +32,7 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def folder(tmp_path_factory, faces, lpips_alex):
     """A folder with a finished sweep of six codes of the quickstart job."""
     folder = tmp_path_factory.mktemp("journey")
