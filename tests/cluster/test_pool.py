@@ -70,13 +70,14 @@ def test_a_ray_of_the_callers_is_left_alone(our_ray):
     assert ray.is_initialized()
 
 
-def test_a_dead_actor_is_replaced_and_its_shard_is_computed_by_another(our_ray, make_job, mark_path):
+def test_a_dead_actor_is_replaced_and_its_shard_is_computed_by_another(our_ray, make_job, mark_path, capfd):
     job = make_job("fragile_generators:dying_once", count=12)
     assert bad_samples(job)
     results = run_all(job, retries=2)
     assert mark_path.with_name("died-in-compute").exists(), "no actor died: nothing was tested"
     assert {result.shard for result in results} == set(range(12))
     assert all(isinstance(result, ShardDone) for result in results)
+    assert "died" not in "".join(capfd.readouterr()), "Ray's own words are kept from the user"
 
 
 def test_a_sample_that_kills_its_process_is_found_and_its_neighbours_are_computed(our_ray, make_job, tmp_path):

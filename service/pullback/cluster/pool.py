@@ -258,7 +258,7 @@ def local_ray(cpus: int) -> Iterator[None]:
         )
     _remove_left_folders()
     folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_short_temporary_folder()))
-    with _token():
+    with _token(), _quiet():
         try:
             with own_signals():
                 ray.init(
@@ -275,6 +275,21 @@ def local_ray(cpus: int) -> Iterator[None]:
         finally:
             ray.shutdown()
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Ray from printing each worker's death to standard output, in five lines: the journal tells it in one.
+
+    No setting of Ray's does that: its thread for errors prints them whatever `log_to_driver` says.
+    """
+    module: Any = ray._private.worker
+    printed = getattr(module, "print_to_stdstream", None)
+    module.print_to_stdstream = lambda *arguments, **options: None
+    try:
+        yield
+    finally:
+        module.print_to_stdstream = printed
 
 
 @contextmanager
