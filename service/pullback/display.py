@@ -94,9 +94,12 @@ def state_table(state: "SweepState", console: Console) -> None:
             f"{state.good} good, {state.quarantined} quarantined, {state.pending} pending of {state.planned}"
         )
     driver = state.driver
-    if driver is not None and state.state in ("running", "cancelling"):
+    if driver is not None and state.exit_code == 3 and (driver.pid or driver.address):
         rows["driver"] = f"process {driver.pid} on {driver.host}" if driver.pid else driver.address
-        rows["speed"] = f"{driver.samples_per_second:.2f} samples/s"
+    if driver is not None and state.state in ("running", "cancelling"):
+        rate = driver.samples_per_second
+        left = f", {duration(state.pending / rate)} left" if state.pending and state.state == "running" else ""
+        rows["speed"] = f"{rate:.2f} samples/s{left}" if rate else "no results yet"
         for name, counts in (("shards", driver.shards), ("workers", driver.workers)):
             rows[name] = ", ".join(f"{many} {what}" for what, many in counts.items() if many) or "none yet"
     if state.message:

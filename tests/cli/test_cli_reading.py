@@ -157,3 +157,18 @@ def test_the_known_weights_are_listed(pullback):
     assert [row["name"] for row in rows] == list(manifest())
     assert all(set(row) == {"name", "what", "licence", "path"} for row in rows)
     assert "dcgan-faces" in pullback("weights", "list").out
+
+
+@pytest.mark.parametrize("command", ["status", "logs", "cancel"])
+def test_a_job_is_not_told_the_state_of_another_jobs_sweep(pullback, done, job, tmp_path, command):
+    other = job(tmp_path / "other.yaml", store="sweeps/mine", samples={"count": 9})
+    refused = pullback(command, other)
+    assert refused.code == 1
+    assert "holds another sweep, 'mine', which differs from the job in samples.count (5 there, 9 here)" in refused.err
+    assert pullback(command, "mine.yaml").err.count("differs") == 0
+
+
+@pytest.mark.parametrize("command", ["status", "logs", "cancel"])
+def test_a_mistyped_sweep_is_told_as_such(pullback, done, command):
+    refused = pullback(command, "sweeps/mein")
+    assert (refused.code, "no sweep at sweeps/mein" in refused.err) == (1, True)

@@ -19,7 +19,7 @@ from pullback.store.reader import open_sweep
 from pullback.store.repository import SweepStore
 from pullback.sweep import run
 from pullback.sweep.background import start
-from pullback.sweep.control import events_path, state_of
+from pullback.sweep.control import events_path, request_cancel, state_of
 
 pytestmark = pytest.mark.end_to_end
 
@@ -112,6 +112,24 @@ def test_of_eight_submitters_of_one_job_at_once_one_starts_a_driver(folder):
         time.sleep(0.1)
     assert state_of(folder / "small").state == "done"
     assert sorted(shards_computed(folder)) == list(range(6))
+
+
+def test_a_job_submitted_right_after_it_was_cancelled_is_started_again_not_attached_to_what_ends(folder):
+    job = JobSpec.model_validate({**JOB, "generator": "toy_generators:slow", "samples": {"count": 12, "seed": 1}})
+    command = [sys.executable, "-m", "pullback", "run", "--serial"]
+    assert start(job, command)
+    deadline = time.monotonic() + 60
+    while state_of(folder / "small").state != "running":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert request_cancel(folder / "small")
+    assert state_of(folder / "small").state == "cancelling"
+    assert start(job, command)
+    while state_of(folder / "small").exit_code == 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert state_of(folder / "small").state == "done"
+    assert sorted(shards_computed(folder)) == list(range(12)), "and nothing was computed twice"
 
 
 def test_a_disk_that_refuses_a_new_store_leaves_none(folder):

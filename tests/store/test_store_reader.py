@@ -154,7 +154,7 @@ def test_a_flipped_byte_is_reported_not_returned(tmp_path: Path, position: int) 
     sweep = open_sweep(tmp_path / "sweep")
     with pytest.raises(StoreError, match="'metric_sum'"):
         sweep.mean_metric()
-    with pytest.raises(StoreError, match=r"'eigenvector' of .*sweep cannot be read.*[Rr]estore"):
+    with pytest.raises(StoreError, match=r"'eigenvector' of .*sweep cannot be read.*audit .*sweep --repair"):
         sweep.dataset().eigenvector.load()
     assert sweep.dataset().status.load().size == 9, "what is whole can still be read"
 

@@ -46,7 +46,7 @@ class Backend(Protocol):
             text: as it was submitted, in YAML.
 
         Raises:
-            StoreError: another sweep has that name.
+            StoreError: another sweep has that name; or this one is being cancelled.
         """
         ...
 
@@ -82,7 +82,12 @@ class LocalBackend:
         """See `Backend`."""
         with self._lock:
             created = not _is_known(job)
-            if not _is_done(job.store_path) and not self._is_driven(job.store_path):
+            state = "done" if _is_done(job.store_path) else self._state_of(job.store_path)
+            if state == "cancelling":
+                raise StoreError(
+                    f"{job.name} is being cancelled; nothing was started. Submit it again when it is cancelled."
+                )
+            if state not in ("done", "submitted", "starting", "running"):
                 background.start(job, self._command)
         return Submission(job.name, created)
 
@@ -108,11 +113,11 @@ class LocalBackend:
     def _found(self, path: Path) -> SweepState:
         return state_of(path)
 
-    def _is_driven(self, path: Path) -> bool:
+    def _state_of(self, path: Path) -> str:
         try:
-            return self._found(path).exit_code == 3
+            return self._found(path).state
         except StoreError:  # nothing is known of it
-            return False
+            return ""
 
     def cancel(self, path: Path) -> bool:
         """See `Backend`."""

@@ -5,8 +5,10 @@ Numbers go to standard output, messages and progress to standard error. Heavy im
 that help and mistakes in a job come at once.
 """
 
+import logging
 import signal
 import sys
+import warnings
 from types import FrameType
 from typing import Annotated
 
@@ -75,6 +77,9 @@ def main() -> None:
     try:
         app()
     except PullbackError as error:
+        # of what Zarr had begun to read besides, asyncio would tell line after line
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
         err.print(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:

@@ -61,7 +61,9 @@ def _submit_here(job: Path) -> tuple[str, str] | None:
     known = read_record(plan.place)
     # what a cluster drives may be in an object store, which has no lock
     driven = known is not None and bool(known.submission) and state_of(plan.place).exit_code == 3
-    return _told(not driven and start(plan.job)) + display.sweep_line(plan), str(plan.place)
+    with progress.waiting(err, "starting a driver"):  # which waits for one that is being cancelled
+        begun = not driven and start(plan.job)
+    return _told(begun) + display.sweep_line(plan), str(plan.place)
 
 
 def _submit_to(job: Path, address: str) -> tuple[str, str] | None:
@@ -125,6 +127,7 @@ def logs(
         over = not follow or _state(target).exit_code != 3
         source, text = _told_by(store)
         if not text and not follow:
+            _state(target)  # for its error, where there is no such sweep
             raise StoreError(f"{store} has no journal yet; see `pullback status`.")
         print(text[at.get(source, 0) :], end="", flush=True)
         at[source] = len(text)
@@ -159,7 +162,9 @@ def cancel(target: Target) -> None:
     if not cancel_sweep(store):
         from pullback.store.location import locate
 
-        err.print(f"nobody is at work on {escape(str(locate(store)))}; there is nothing to cancel.")
+        found = _state(target)  # for its error, where there is no such sweep
+        place = escape(str(locate(store)))
+        err.print(f"nobody is at work on {place}, which is {found.state}; there is nothing to cancel.")
         raise typer.Exit(1)
     err.print(f"asked to stop; to see it end: pullback status {shown(target)} --watch")
 
@@ -169,8 +174,11 @@ def _store(target: Path) -> Path:
     if target.is_file():
         from pullback.generators import zoo
         from pullback.spec import load_job
+        from pullback.sweep.identity import refuse_another
 
-        return load_job(target, zoo()).store_path
+        job = load_job(target, zoo())
+        refuse_another(job)
+        return job.store_path
     return target
 
 

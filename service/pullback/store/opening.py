@@ -161,7 +161,8 @@ def damaged(name: str, location: Location | str, why: BaseException | str) -> St
     return StoreError(
         f"the array '{name}' of {location} cannot be read: its data on disk are damaged or missing "
         f"({cause(why) if isinstance(why, BaseException) else why}). Nothing wrong was returned; other arrays "
-        "and samples may still be read. Restore the folder from a copy, or run the sweep anew in another folder."
+        f"and samples may still be read. `pullback audit {location} --repair` makes the damaged shards pending; "
+        "run the job again then."
     )
 
 

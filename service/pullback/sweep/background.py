@@ -22,7 +22,8 @@ from pullback.sweep.control import DriverRecord, announce, beside, read_record, 
 
 COMMAND = (sys.executable, "-m", "pullback", "run")
 """What runs the job's file that is put behind it."""
-_PATIENCE_SECONDS = 30.0
+_PATIENCE_SECONDS = 120.0
+"""For other submitters, and for a driver that is being cancelled."""
 
 
 def start(job: JobSpec, command: Sequence[str] = COMMAND) -> bool:
@@ -33,7 +34,7 @@ def start(job: JobSpec, command: Sequence[str] = COMMAND) -> bool:
         command: what runs the job's file that is put behind it.
 
     Returns:
-        Whether a driver was started.
+        Whether a driver was started. One that is being cancelled is waited for.
 
     Raises:
         SweepError: it cannot be started.
@@ -54,9 +55,16 @@ def start(job: JobSpec, command: Sequence[str] = COMMAND) -> bool:
 
 def _start(job: JobSpec, command: Sequence[str]) -> bool:
     store = job.store_path
-    earlier = read_record(store)
-    if earlier is not None and earlier.alive:
-        return False
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while (earlier := read_record(store)) is not None and earlier.alive:
+        if not beside(store, "cancel").exists():
+            return False
+        if time.monotonic() > deadline:
+            raise SweepError(
+                f"the driver of {store} is being cancelled and has not ended yet; nothing was started. "
+                "Submit the job again when `pullback status` says that it is cancelled."
+            )
+        time.sleep(0.1)
     file, log = beside(store, "job"), beside(store, "log")
     content = {**job.model_dump(mode="json", exclude_none=True), "store": job.store or str(store)}
     file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")

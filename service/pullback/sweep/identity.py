@@ -20,6 +20,7 @@ from pullback.errors import StoreError
 from pullback.spec import JobSpec
 from pullback.store.location import Location, locate
 from pullback.store.opening import is_free
+from pullback.store.reader import open_sweep
 from pullback.store.repository import SweepStore, create
 from pullback.store.schema import Layout
 
@@ -106,6 +107,24 @@ def existing_store(address: Location | Path | str, provenance: dict[str, Any]) -
             "It was not touched. Give this job another `store`"
         )
     return store
+
+
+def refuse_another(job: JobSpec) -> None:
+    """Refuse a job whose store holds a sweep that another job made, as far as it can be told without its networks.
+
+    Raises:
+        StoreError: it does; names the keys in which they differ.
+    """
+    place = locate(job.store_path)
+    if is_free(place):
+        return
+    there = open_sweep(place).provenance
+    changed = _differences(there.get("identity", {}).get("spec", {}), _without_paths(job.canonical()))
+    if changed:
+        raise StoreError(
+            f"{place} holds another sweep, {there.get('name')!r}, which differs from the job in {'; '.join(changed)}. "
+            "Nothing was done. Name that sweep by its folder, or give this job another `store`"
+        )
 
 
 def _without_paths(spec: dict[str, Any]) -> dict[str, Any]:
