@@ -33,7 +33,7 @@ _DENSE = 9
 certificate's products; measured as peak memory for n = 1500 to 3000."""
 _FIXED = 2 * 2**20
 """Buffers of the mathematical libraries, whatever the sizes."""
-_MOST_IMAGES = 16
+_MOST_IMAGES = 32
 """Codes × tangents at once on a CPU: its cores are full with fewer, and more only takes memory."""
 _CACHED = 9 * 2**20
 """Bytes of a CPU's largest tangent beyond which each allocation is mapped and cleared anew by the system: from there
