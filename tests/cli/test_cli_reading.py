@@ -172,3 +172,15 @@ def test_a_job_is_not_told_the_state_of_another_jobs_sweep(pullback, done, job, 
 def test_a_mistyped_sweep_is_told_as_such(pullback, done, command):
     refused = pullback(command, "sweeps/mein")
     assert (refused.code, "no sweep at sweeps/mein" in refused.err) == (1, True)
+
+
+@pytest.mark.parametrize("command", ["show", "audit", "gc"])
+def test_a_sweep_can_be_named_by_its_job(pullback, done, command):
+    by_job, by_folder = pullback(command, "mine.yaml"), pullback(command, "sweeps/mine")
+    assert (by_job.code, by_job.out) == (0, by_folder.out)
+
+
+def test_a_sweep_cannot_be_named_by_another_job(pullback, done, job, tmp_path):
+    other = job(tmp_path / "other.yaml", store="sweeps/mine", samples={"count": 9})
+    assert "holds another sweep" in pullback("show", other).err
+    assert pullback("show", other).code == 1

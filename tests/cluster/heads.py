@@ -56,6 +56,8 @@ def running() -> Iterator[Head]:
         "runtime-env-agent-port": env_agent,
         "metrics-export-port": metrics,
         "ray-client-server-port": client,
+        "min-worker-port": 0,  # any that are free: those of another Ray may be the default ones
+        "max-worker-port": 0,
         "num-cpus": 2,
         "object-store-memory": 100 * 2**20,
         "temp-dir": folder,

@@ -16,9 +16,33 @@ if TYPE_CHECKING:
 EXIT_QUARANTINED = 4
 EXIT_INTERRUPTED = 130
 
+
+def store_at(target: str) -> str:
+    """The store that a target names, itself or by its job's file.
+
+    Raises:
+        SpecError: the job is wrong.
+        StoreError: the store holds another job's sweep.
+    """
+    if not Path(target).is_file():
+        return target
+    from pullback.generators import zoo
+    from pullback.spec import load_job
+    from pullback.sweep.identity import refuse_another
+
+    job = load_job(Path(target), zoo())
+    refuse_another(job)
+    return str(job.store or job.store_path)
+
+
 Job = Annotated[Path, typer.Argument(help="A job's YAML file, such as jobs/quickstart.yaml.", show_default=False)]
 SweepPath = Annotated[
-    str, typer.Argument(help="A sweep: its folder, or an address like s3://bucket/prefix.", show_default=False)
+    str,
+    typer.Argument(
+        callback=store_at,
+        help="A sweep: its folder, an address like s3://bucket/prefix, or its job's YAML file.",
+        show_default=False,
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 

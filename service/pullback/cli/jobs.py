@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from pullback import display, progress
-from pullback.cli.common import AsJson, Job, err, make_plan_of, print_json, shown
+from pullback.cli.common import AsJson, Job, err, make_plan_of, print_json, shown, store_at
 from pullback.errors import StoreError
 
 if TYPE_CHECKING:
@@ -171,15 +171,7 @@ def cancel(target: Target) -> None:
 
 def _store(target: Path) -> Path:
     """The store that a target names, itself or by its job."""
-    if target.is_file():
-        from pullback.generators import zoo
-        from pullback.spec import load_job
-        from pullback.sweep.identity import refuse_another
-
-        job = load_job(target, zoo())
-        refuse_another(job)
-        return job.store_path
-    return target
+    return Path(store_at(str(target))) if target.is_file() else target
 
 
 def _state(target: Path) -> "SweepState":

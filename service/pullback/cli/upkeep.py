@@ -23,6 +23,8 @@ EXIT_DAMAGED = 1
 _UNITS = {"s": "seconds", "min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _SHOWN = 50
 """Damaged shards that a table lists; `--json` lists all."""
+_ARRAYS_SHOWN = 3
+"""Damaged arrays of each that it lists."""
 
 
 def _age(text: str) -> timedelta:
@@ -116,6 +118,7 @@ def _audit_table(found: "Audit") -> None:
         for shard, damages in groupby(found.damages, key=lambda damage: damage.shard)
     }
     for shard, damages in list(shards.items())[:_SHOWN]:
-        console.print(f"shard {shard}: {escape('; '.join(damages))}")
+        more = f"; and {len(damages) - _ARRAYS_SHOWN} more arrays" if len(damages) > _ARRAYS_SHOWN else ""
+        console.print(f"shard {shard}: {escape('; '.join(damages[:_ARRAYS_SHOWN]))}{more}")
     if len(shards) > _SHOWN:
         console.print(f"and {len(shards) - _SHOWN} more shards; --json lists all")
