@@ -9,8 +9,10 @@ import torch
 from pullback.errors import WeightsError
 from pullback.generators.weights import locate
 
-# Parallel test workers share the cores: one thread each.
+# Parallel test workers share the cores: one thread each, and each process that they start. Two processes with two
+# threads each on two cores wait for each other in every parallel loop, and what takes seconds takes minutes.
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 # What a shell starts in the background ignores Ctrl-C, and so would the commands that the tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

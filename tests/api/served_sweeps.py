@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+import stored_sweeps
 from pullback.api.app import Settings, create_app
 from pullback.api.backend import Submission
 from pullback.api.observe import Observer
 from pullback.api.server import listen, server_of, url_of
 from pullback.errors import StoreError
 from pullback.store.repository import SweepStore, write_shard
-from pullback.store.schema import GOOD, QUARANTINED, SHARD_ARRAYS, Layout, Reason, ShardRecord
+from pullback.store.schema import QUARANTINED, Layout, Reason, ShardRecord
 
 LAYOUT = Layout(samples=10, latent_dim=6, components=4, shard_size=4)
 """Three shards, the last of 2 samples."""
@@ -23,18 +24,9 @@ LAYOUT = Layout(samples=10, latent_dim=6, components=4, shard_size=4)
 
 def record_of(shard: int, layout: Layout = LAYOUT, quarantined: tuple[int, ...] = (1,)) -> ShardRecord:
     """Random numbers in every array; a quarantined sample has NaN for its first eigenvalue."""
-    rng = np.random.default_rng(shard)
-    samples = layout.samples_of(shard)
-    values = {}
-    for schema in SHARD_ARRAYS:
-        rest = schema.shape(layout)[1:]
-        shape = rest if schema.dims[0] == "shard" else (len(samples), *rest)
-        values[schema.name] = (rng.normal(size=shape) * 3).astype(schema.dtype)
-    bad = np.isin(samples, quarantined)
-    values["status"] = np.where(bad, QUARANTINED, GOOD).astype(np.uint8)
-    values["reason"] = np.where(bad, Reason.NOT_FINITE, Reason.NONE).astype(np.uint8)
-    values["eigenvalue"][bad, 0] = np.nan
-    return ShardRecord(shard, **values)
+    record = stored_sweeps.record_of(layout, shard, quarantined=quarantined, reason=Reason.NOT_FINITE)
+    record.eigenvalue[record.status == QUARANTINED, 0] = np.nan
+    return record
 
 
 def commit(store: SweepStore, *shards: int) -> str:

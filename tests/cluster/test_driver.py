@@ -52,7 +52,7 @@ def job_of(**resources: object) -> JobSpec:
     ],
 )
 def test_a_driver_leaves_with_the_code_of_a_run(changes, code):
-    assert driver.exit_code(replace(DONE, **changes)) == code
+    assert replace(DONE, **changes).exit_code == code
 
 
 def test_a_driver_takes_the_job_of_a_file_or_of_its_environment(folder, monkeypatch):

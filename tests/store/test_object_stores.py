@@ -11,7 +11,6 @@ import icechunk
 import numpy as np
 import pytest
 import xarray as xr
-from stored_sweeps import LAYOUT, commit, filled, record_of
 
 import s3_server
 from pullback.errors import StoreError
@@ -24,6 +23,7 @@ from pullback.store.repository import SweepStore, create, hold, write_shard
 from pullback.store.schema import Layout
 from pullback.store.upkeep import collect_garbage, repair
 from pullback.sweep.identity import attach_store
+from stored_sweeps import LAYOUT, commit, filled, record_of
 
 pytestmark = s3_server.needed
 
@@ -166,7 +166,7 @@ with hold(address):
 def test_two_drivers_at_full_speed_lose_no_shard_and_store_none_twice(bucket: str) -> None:
     layout = Layout(samples=60, latent_dim=3, components=3, shard_size=2)
     store = create(f"{bucket}/sweep", layout, {})
-    arguments = [sys.executable, "-c", DRIVER, f"{bucket}/sweep", str(Path(__file__).parent)]
+    arguments = [sys.executable, "-c", DRIVER, f"{bucket}/sweep", str(Path(__file__).parents[1])]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     drivers = [subprocess.Popen([*arguments, str(seed)], **pipes) for seed in (1, 2)]
     assert [driver.stdout.readline() for driver in drivers] == ["ready\n", "ready\n"]

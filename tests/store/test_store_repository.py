@@ -12,13 +12,13 @@ import xarray as xr
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stored_sweeps import LAYOUT, altered, commit, filled, record_of
 
 from pullback.errors import StoreError
 from pullback.store import repository
 from pullback.store.reader import open_sweep
 from pullback.store.repository import SweepStore, create, hold, write_shard
 from pullback.store.schema import ARRAYS, GOOD, PENDING, SHARD_ARRAYS, Layout
+from stored_sweeps import LAYOUT, altered, commit, filled, record_of
 
 
 def test_a_new_sweep_is_wholly_pending(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ with hold(sys.argv[1]):
 def test_a_killed_driver_loses_no_committed_shard(tmp_path: Path) -> None:
     path = tmp_path / "sweep"
     process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(path), str(Path(__file__).parent)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", KILLED, str(path), str(Path(__file__).parents[1])], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "merged\n"
@@ -292,7 +292,7 @@ def test_opening_and_writing_print_no_warning(tmp_path: Path) -> None:
     )
     environment = {key: value for key, value in os.environ.items() if key != "ICECHUNK_LOG"}
     done = subprocess.run(
-        [sys.executable, "-W", "always", "-c", program, str(tmp_path / "sweep"), str(Path(__file__).parent)],
+        [sys.executable, "-W", "always", "-c", program, str(tmp_path / "sweep"), str(Path(__file__).parents[1])],
         env=environment,
         capture_output=True,
         text=True,

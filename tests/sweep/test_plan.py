@@ -13,7 +13,8 @@ from sweep_jobs import job
 
 from pullback.errors import SpecError
 from pullback.generators.dcgan import Dcgan
-from pullback.sweep.plan import make_plan, shard_size
+from pullback.sweep import plan as plan_module
+from pullback.sweep.plan import make_plan, shard_size, threads_of
 
 
 @pytest.fixture(autouse=True)
@@ -282,6 +283,17 @@ def test_the_time_of_a_sweep_is_measured_when_asked_for(generator):
     unmeasured = make_plan(job())
     assert unmeasured.seconds_per_code is None
     assert unmeasured.seconds is None
+
+
+@pytest.mark.parametrize(
+    ("cores", "torch_has", "workers", "threads"), [(8, 8, 2, 4), (8, 3, 2, 3), (8, 3, 4, 2), (2, 2, 5, 1)]
+)
+def test_workers_share_the_cores_and_take_no_more_threads_than_torch_is_given(
+    monkeypatch, cores, torch_has, workers, threads
+):
+    monkeypatch.setattr(plan_module, "usable_cores", lambda: cores)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: torch_has)
+    assert threads_of(workers) == threads
 
 
 def test_measuring_leaves_the_threads_of_torch_as_they_were():

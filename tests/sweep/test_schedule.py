@@ -6,14 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pullback.sweep.schedule import ActorState, Budgets, Failure, Scheduler, ShardState, all_samples
+from pullback.sweep.schedule import ActorState, Budgets, Failure, Scheduler, ShardState
+
+
+def samples_of(shards, size=1):
+    """As many shards, each of `size` samples."""
+    return {shard: range(shard * size, (shard + 1) * size) for shard in range(shards)}
 
 
 def started(shards=3, size=1, actors=("a",), depth=1, **budgets):
     """A scheduler of some shards whose workers are ready."""
-    scheduler = Scheduler(
-        all_samples(range(shards), size, shards * size), Budgets(**budgets), depth=depth, actors=len(actors)
-    )
+    scheduler = Scheduler(samples_of(shards, size), Budgets(**budgets), depth=depth, actors=len(actors))
     for actor in actors:
         scheduler.starting(actor)
         scheduler.ready(actor)
@@ -58,7 +61,7 @@ def test_each_shard_is_given_once_and_in_order():
 
 
 def test_a_worker_that_is_not_ready_gets_nothing():
-    scheduler = Scheduler(all_samples([0], 1, 1))
+    scheduler = Scheduler(samples_of(1))
     scheduler.starting("a")
     assert scheduler.next_task("a", 0.0) is None
     scheduler.ready("a")
@@ -174,7 +177,7 @@ def test_a_worker_that_does_not_answer_gets_nothing_until_it_does():
 
 
 def test_a_constructor_that_raises_ends_the_run_at_once_with_its_message():
-    scheduler = Scheduler(all_samples(range(9), 1, 9), actors=4)
+    scheduler = Scheduler(samples_of(9), actors=4)
     for name in "abcd":
         scheduler.starting(name)
     scheduler.could_not_start("a", "there is no such checkpoint")
@@ -230,7 +233,7 @@ def test_a_second_copy_outlives_the_failure_of_the_first():
 
 
 def test_workers_are_wanted_as_long_as_they_are_of_use():
-    scheduler = Scheduler(all_samples(range(2), 1, 2), actors=8)
+    scheduler = Scheduler(samples_of(2), actors=8)
     assert scheduler.missing() == 2
     scheduler.starting("a")
     scheduler.ready("a")
@@ -246,9 +249,7 @@ def test_workers_are_wanted_as_long_as_they_are_of_use():
 def test_whatever_happens_every_shard_ends_and_none_is_accepted_twice(shards, size, actors, depth, rate, seed):
     """Random successes, failures of all kinds, deaths and silences."""
     chance = random.Random(seed)
-    scheduler = Scheduler(
-        all_samples(range(shards), size, shards * size), Budgets(deaths_in_a_row=10**6), depth, actors
-    )
+    scheduler = Scheduler(samples_of(shards, size), Budgets(deaths_in_a_row=10**6), depth, actors)
     accepted, held, names, now = [], {}, iter(range(10**6)), 0.0
     for _ in range(200_000):
         if scheduler.over:

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from pullback.store.reader import Sweep
     from pullback.sweep.plan import Plan
 
-EXIT_QUARANTINED = 4
 EXIT_INTERRUPTED = 130
 
 

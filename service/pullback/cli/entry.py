@@ -9,7 +9,6 @@ import logging
 import signal
 import sys
 import warnings
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -73,7 +72,8 @@ def _options(
 
 def main() -> None:
     """Run the command line; every error that Pullback raises on purpose becomes one message and an exit code."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    # a job scheduler's SIGTERM is taken like Ctrl-C: what is done is committed
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except PullbackError as error:
@@ -98,8 +98,3 @@ def main() -> None:
         where = f" {error.filename}" if error.filename else ""
         err.print(f"[bold red]error:[/] the system refuses{escape(where)}: {escape(error.strerror or str(error))}")
         sys.exit(1)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Treat a job scheduler's SIGTERM like Ctrl-C: what is done is committed."""
-    raise KeyboardInterrupt

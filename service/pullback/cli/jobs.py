@@ -171,7 +171,7 @@ def cancel(target: Target) -> None:
 
 def _store(target: Path) -> Path:
     """The store that a target names, itself or by its job."""
-    return Path(store_at(str(target))) if target.is_file() else target
+    return Path(store_at(str(target)))
 
 
 def _state(target: Path) -> "SweepState":

@@ -8,8 +8,6 @@ from rich.markup import escape
 
 from pullback import display, progress
 from pullback.cli.common import (
-    EXIT_INTERRUPTED,
-    EXIT_QUARANTINED,
     AsJson,
     Job,
     SweepPath,
@@ -68,7 +66,7 @@ def run(
         word = "interrupted" if outcome.interrupted else "cancelled" if outcome.cancelled else "not finished"
         err.print(f"{word}: {done} of {status.planned} samples are saved; nothing that was saved is lost.")
         err.print(f"to go on: pullback run {shown(job)}")
-        raise typer.Exit(EXIT_INTERRUPTED if outcome.interrupted or outcome.cancelled else 1)
+        raise typer.Exit(outcome.exit_code)
     if outcome.computed == 0:
         err.print(f"nothing to do: all {status.planned} samples of {escape(str(path))} are done.")
     else:
@@ -77,8 +75,8 @@ def run(
         err.print(f"[yellow]{status.quarantined} samples are quarantined:[/] see pullback show {shown(path)}")
     if status.good > 1:  # statistics over points need two
         err.print(f"next: pullback report {shown(path)}")
-    if status.quarantined:
-        raise typer.Exit(EXIT_QUARANTINED)
+    if outcome.exit_code:
+        raise typer.Exit(outcome.exit_code)
 
 
 @app.command("ls")

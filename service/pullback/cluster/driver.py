@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import ray
@@ -25,14 +24,15 @@ from pullback.generators import zoo
 from pullback.spec import JobSpec, load_job
 from pullback.store.location import locate
 from pullback.sweep.control import read_record
-from pullback.sweep.plan import Plan, make_plan
-from pullback.sweep.run import Outcome, Pool, Progress, run_sweep
+from pullback.sweep.plan import Plan, make_plan, usable_cores
+from pullback.sweep.run import Pool, Progress, run_sweep
 from pullback.sweep.worker import WorkOrder
 
 
 def main() -> int:
     """Run the job of the environment, or of a file, on this cluster."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # KeyboardInterrupt, as of Ctrl-C
+    torch.set_num_threads(usable_cores())  # Ray tells its processes to use one
     folder = Path(os.environ.get(FOLDER_VARIABLE, "."))
     if folder.is_dir():  # relative paths of a job mean the submitter's, where this machine has them
         os.chdir(folder)
@@ -49,16 +49,7 @@ def main() -> int:
     for failure in outcome.failed:
         print(f"error: shard {failure.shard} was given up: {failure.error}", flush=True)
     print(f"error: {outcome.broken}" if outcome.broken else f"{outcome.status.as_dict()}", flush=True)
-    return exit_code(outcome)
-
-
-def exit_code(outcome: Outcome) -> int:
-    """0 done, 4 done with quarantined samples, 1 failed, 130 interrupted or cancelled."""
-    if outcome.broken or outcome.failed:
-        return 1
-    if outcome.interrupted or outcome.cancelled:
-        return 130
-    return 1 if outcome.status.pending else 4 if outcome.status.quarantined else 0
+    return outcome.exit_code
 
 
 def job_given() -> JobSpec:
@@ -159,10 +150,6 @@ def _report(progress: Progress) -> None:
     if tenth != _reported:
         _reported = tenth
         print(f"{progress.done} of {progress.planned} samples, {progress.quarantined} quarantined", flush=True)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pullback.cluster.pool import ray_pool
 from pullback.errors import SpecError, SweepError
 from pullback.spec import JobSpec
 from pullback.sweep.control import events_path
-from pullback.sweep.plan import Plan, make_plan, usable_cores
+from pullback.sweep.plan import Plan, make_plan, threads_of
 from pullback.sweep.run import Pool, Progress, run_sweep
 from pullback.sweep.worker import WorkOrder
 
@@ -87,7 +87,7 @@ def bench_scaling(
         # measured with the share of the cores that each worker will have
         job = JobSpec.model_validate({**content, "resources": asked, "store": f"{folder}/plan"})
         plan = make_plan(job, measure=True, source="bench scaling")
-        threads = max(1, usable_cores() // max(workers))
+        threads = threads_of(max(workers))
         seconds = max(plan.seconds_per_code or 0.0, 1e-3)
         size = max(1, min(_MOST_A_SHARD, round(_SHARD_SECONDS / seconds)))
         many = samples or size * _SHARDS_A_WORKER

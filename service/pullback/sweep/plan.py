@@ -310,6 +310,15 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
+def threads_of(workers: int) -> int:
+    """CPU threads of each of so many workers: its share of the cores, and no more than torch is let use here.
+
+    The latter is `OMP_NUM_THREADS` or `torch.set_num_threads`. Two processes that each use all cores wait for each
+    other in every parallel loop, which can take a hundred times as long.
+    """
+    return max(1, min(torch.get_num_threads(), usable_cores() // workers))
+
+
 def _fit(
     job: JobSpec,
     generator: nn.Module,

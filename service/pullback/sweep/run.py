@@ -23,7 +23,7 @@ from pullback.store.repository import SweepStore, hold
 from pullback.store.schema import PENDING, QUARANTINED
 from pullback.sweep.control import Driver, Life, driving
 from pullback.sweep.identity import attach_store
-from pullback.sweep.plan import Plan, usable_cores
+from pullback.sweep.plan import Plan, threads_of
 from pullback.sweep.schedule import Task
 from pullback.sweep.worker import ShardDone, Worker, WorkOrder
 
@@ -123,6 +123,15 @@ class Outcome:
     broken: str
     snapshot: str
 
+    @property
+    def exit_code(self) -> int:
+        """0 done, 4 done with quarantined samples, 1 failed, 130 interrupted or cancelled."""
+        if self.broken or self.failed:
+            return 1
+        if self.interrupted or self.cancelled:
+            return 130
+        return 1 if self.status.pending else 4 if self.status.quarantined else 0
+
 
 class SerialPool:
     """One worker, in this process; for debugging and for machines without Ray."""
@@ -221,7 +230,7 @@ def _order(plan: Plan, store: SweepStore) -> WorkOrder:
         method=plan.method,
         batch=plan.fit.batch,
         tangents=plan.fit.tangents,
-        threads=max(1, usable_cores() // plan.workers),
+        threads=threads_of(plan.workers),
         folder=str(Path.cwd()),
         fork=store.fork(),
     )

@@ -15,7 +15,7 @@ Leaves to others: computing (`worker`), processes (`cluster`), and what is commi
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from statistics import median
@@ -397,8 +397,3 @@ class Scheduler:
     def _too_many_deaths(self, message: str) -> None:
         if self._deaths > self.budgets.deaths_in_a_row * max(1, min(self._wanted, len(self._shards))):
             self.fatal = self.fatal or message
-
-
-def all_samples(shards: Iterable[int], shard_size: int, samples: int) -> dict[int, range]:
-    """The samples of shards of a sweep, as `Scheduler` takes them."""
-    return {shard: range(shard * shard_size, min((shard + 1) * shard_size, samples)) for shard in shards}

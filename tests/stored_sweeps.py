@@ -1,4 +1,4 @@
-"""Small sweeps for the tests of the store: records of random numbers, and stores filled with them."""
+"""Small stored sweeps: records of random numbers, and stores filled with them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +12,16 @@ LAYOUT = Layout(samples=10, latent_dim=16, components=8, shard_size=4)
 """Three shards, the last of 2 samples; eigenvectors too large for Icechunk to keep them inline."""
 
 
-def record_of(layout: Layout, shard: int, seed: int = 0, quarantined: tuple[int, ...] = ()) -> ShardRecord:
+def record_of(
+    layout: Layout,
+    shard: int,
+    seed: int = 0,
+    quarantined: tuple[int, ...] = (),
+    reason: Reason = Reason.ASYMMETRIC,
+) -> ShardRecord:
     """Random numbers in every array, of which eigenvalues descend and eigenvectors have length 1.
 
-    `quarantined` are sample indices, given the reason ASYMMETRIC."""
+    `quarantined` are sample indices, given the reason."""
     rng = np.random.default_rng((seed, shard))
     samples = layout.samples_of(shard)
     values = {}
@@ -27,7 +33,7 @@ def record_of(layout: Layout, shard: int, seed: int = 0, quarantined: tuple[int,
     values["eigenvector"] /= np.linalg.norm(values["eigenvector"], axis=2, keepdims=True)
     bad = np.isin(samples, quarantined)
     values["status"] = np.where(bad, QUARANTINED, GOOD).astype(np.uint8)
-    values["reason"] = np.where(bad, Reason.ASYMMETRIC, Reason.NONE).astype(np.uint8)
+    values["reason"] = np.where(bad, reason, Reason.NONE).astype(np.uint8)
     return ShardRecord(shard, **values)
 
 
