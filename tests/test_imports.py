@@ -20,6 +20,7 @@ LIGHT = {
     "matplotlib": {"report"},
     "typer": {"cli"},
     "fastapi": {"api"},
+    "fastapi_offline": {"api"},
     "uvicorn": {"api"},
     "httpx": {"api"},
     "pyarrow": {"api"},

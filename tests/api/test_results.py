@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import zipfile
 
 import httpx
@@ -278,7 +279,16 @@ def test_health_and_the_description_of_the_routes_need_no_sweep(ask):
     assert ask.get("/healthz").json() == {"status": "ok"}
     paths = ask.get("/openapi.json").json()["paths"]
     assert {"/v1/sweeps", "/v1/sweeps/{id}/spectra", "/v1/sweeps/{id}/cancel"} <= set(paths)
-    assert ask.get("/docs").status_code == 200
+
+
+def test_the_page_of_the_routes_needs_no_other_host(ask):
+    page = ask.get("/docs")
+    assert page.status_code == 200
+    assert "://" not in page.text
+    sources = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert any(source.endswith(".js") for source in sources)
+    for source in sources:
+        assert ask.get(source).status_code == 200
 
 
 def test_the_metrics_count_requests_by_route(ask):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from starlette.middleware import Middleware
 
 import pullback
@@ -79,7 +80,7 @@ def create_app(
         yield
         threads.close()
 
-    app = FastAPI(
+    app = FastAPIOffline(  # /docs with its own scripts: a cluster often sees no other host
         title="Pullback",
         version=pullback.__version__,
         description=_DESCRIPTION,

@@ -33,6 +33,7 @@ _OPTIONAL = {
     "matplotlib",
     "jinja2",
     "fastapi",
+    "fastapi_offline",
     "uvicorn",
     "httpx",
     "pyarrow",
