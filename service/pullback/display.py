@@ -73,7 +73,8 @@ def plan_table(plan: "Plan", console: Console) -> None:
     }
     if seconds is not None and plan.seconds_per_code is not None:
         left = f"about {duration(seconds)}" if seconds else "nothing to do"
-        rows["time"] = f"{left} ({plan.seconds_per_code:.2g} s a sample and worker, measured here)"
+        start = " besides what the workers take to start" if seconds else ""
+        rows["time"] = f"{left}{start} ({plan.seconds_per_code:.2g} s a sample and worker, measured here)"
     console.print(_two_columns(rows))
 
 
@@ -315,6 +316,8 @@ def simulation_table(results: Mapping[str, Mapping[str, Any]], console: Console)
             f"{found['commits'] / found['seconds']:.2f}",
         )
     console.print(table)
+    console.print("wasted: computing that led to no result; tail: from when the last shard was given out to the end")
+    console.print("driver a shard: processor time of the scheduler, measured; driver busy: its share of the time")
 
 
 def _bench_notes(name: str, entry: Mapping[str, Any]) -> list[str]:

@@ -51,6 +51,8 @@ def serve(
 
         def ready(url: str) -> None:
             err.print(f"serving {escape(str(folder))} at {url} (its routes: {url}/docs); Ctrl-C ends it")
+            if not folder.is_dir():
+                err.print(f"[yellow]there is no folder {escape(str(folder))} yet;[/] the first job makes it")
             if not is_loopback(host):
                 err.print("[yellow]over plain HTTP tokens can be read on the way:[/] put it behind a proxy with TLS")
 
@@ -80,8 +82,10 @@ def list_(file: TokensFile = _TOKENS) -> None:
     """List the tokens of a file: name, scope, when made."""
     from pullback.api.tokens import TokenFile
 
-    for token in TokenFile(file).tokens():
-        print(f"{token.name}  {token.scope}  {token.created}")
+    tokens = TokenFile(file).tokens()
+    widest = max((len(token.name) for token in tokens), default=0)
+    for token in tokens:
+        print(f"{token.name:<{widest}}  {token.scope:<6}  {token.created}")
 
 
 @tokens_app.command("remove")
