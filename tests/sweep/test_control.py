@@ -103,8 +103,9 @@ def test_a_driver_of_another_machine_is_believed_as_long_as_it_writes():
 
 
 def test_a_submitted_job_is_so_before_its_process_is_there_and_failed_if_that_is_gone(gone):
-    write_record(STORE, DriverRecord("submitted", updated=time.time()))
+    write_record(STORE, DriverRecord("submitted", planned=7, updated=time.time()))
     assert (state_of(STORE).state, state_of(STORE).exit_code) == ("submitted", 3)
+    assert (state_of(STORE).planned, state_of(STORE).pending) == (7, 7)
     write_record(STORE, replace(gone, life="submitted"))
     found = state_of(STORE)
     assert found.state == "failed"

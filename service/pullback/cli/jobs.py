@@ -1,6 +1,8 @@
 """Commands for sweeps that run elsewhere: `submit`, `status`, `logs`, `cancel`."""
 
+import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,6 +37,8 @@ Address = Annotated[
     typer.Option(callback=dashboard, help="The dashboard of a Ray cluster, http://HEAD:8265; else this machine."),
 ]
 _LOOK_SECONDS = 1.0
+_SILENCE_SECONDS = 120.0
+"""How long a watched cluster may not answer."""
 
 
 @app.command()
@@ -105,11 +109,9 @@ def status(
     found = _state(target)
     if watch:
         with progress.watching(err) as show:
-            show(found)
-            while found.exit_code == 3:
-                time.sleep(_LOOK_SECONDS)
-                found = _state(target)
-                show(found)
+            for look in _looks(target, found):
+                show(look)
+                found = look
     print_json(found.as_dict()) if as_json else display.state_table(found, display.out())
     if exit_code and found.exit_code:
         raise typer.Exit(found.exit_code)
@@ -122,18 +124,34 @@ def logs(
 ) -> None:
     """Print what happened to a sweep: its journal, a JSON object a line; before it has one, what its driver printed."""
     store = _store(target)
-    at: dict[str, int] = {}
-    while True:
-        over = not follow or _state(target).exit_code != 3
-        source, text = _told_by(store)
-        if not text and not follow:
+    if not follow:
+        _, text = _told_by(store)
+        if not text:
             _state(target)  # for its error, where there is no such sweep
             raise StoreError(f"{store} has no journal yet; see `pullback status`.")
+        print(text, end="")
+        return
+    at: dict[str, int] = {}
+    for found in _looks(target, _state(target)):
+        if found.unsure:
+            continue
+        source, text = _told_by(store)
+        if not text and not at:
+            err.print(f"{found.state}: its driver has told nothing yet")
         print(text[at.get(source, 0) :], end="", flush=True)
         at[source] = len(text)
-        if over:
+
+
+def _looks(target: Path, found: "SweepState") -> Iterator["SweepState"]:
+    """A sweep's state, from the one that was found until its end; a cluster that has answered may fall silent."""
+    heard = -math.inf
+    while True:
+        yield found
+        heard = heard if found.unsure else time.monotonic()
+        if found.exit_code != 3 and not (found.unsure and time.monotonic() - heard < _SILENCE_SECONDS):
             return
         time.sleep(_LOOK_SECONDS)
+        found = _state(target)
 
 
 def _told_by(store: Path) -> tuple[str, str]:

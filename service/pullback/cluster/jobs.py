@@ -77,7 +77,13 @@ def submit_to(address: str, sweep: "Identified") -> bool:
         over = earlier is not None and earlier.submission == _submission(sweep.sweep_id, last) and _is_over(earlier)
         begins = last == 0 or over or str(numbers[last].status.value) in _OVER
         submission = _submission(sweep.sweep_id, last + begins)
-        submitted = DriverRecord("submitted", updated=time.time(), submission=submission, address=address)
+        submitted = DriverRecord(
+            "submitted",
+            planned=job.samples.count,
+            updated=time.time(),
+            submission=submission,
+            address=address,
+        )
         # Whether this process was announced itself (`sweep.background`), and may have been cancelled since.
         background = earlier is not None and earlier.pid == os.getpid()
         if not begins:
@@ -129,11 +135,12 @@ def state_of(store: Location | Path | str) -> SweepState:
         if driver.life != "submitted":
             return found
         why = f"whether anybody is at work on it cannot be told: {str(error).splitlines()[0]}"
-        return replace(found, state="stopped", message=f"{why}\nIf that cluster is gone: {GO_ON[0].lower()}{GO_ON[1:]}")
+        message = f"{why}\nIf that cluster is gone: {GO_ON[0].lower()}{GO_ON[1:]}"
+        return replace(found, state="stopped", message=message, unsure=True)
     if said == "PENDING" or (said == "" and time.time() - driver.updated < _SOON):
         return replace(found, state="submitted", message="") if driver.life == "submitted" else found
     if said == "RUNNING":
-        return found if driver.alive else replace(found, state="running" if found.planned else "starting", message="")
+        return found if driver.alive else replace(found, state="running" if found.snapshot else "starting", message="")
     found = control.state_of(store)  # its driver may have ended well since
     driver = found.driver or driver
     if not _is_open(found, driver):

@@ -68,7 +68,8 @@ def _start(job: JobSpec, command: Sequence[str]) -> bool:
     file, log = beside(store, "job"), beside(store, "log")
     content = {**job.model_dump(mode="json", exclude_none=True), "store": job.store or str(store)}
     file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    submitted = DriverRecord("submitted", host=socket.gethostname(), updated=time.time())
+    here, samples = socket.gethostname(), job.samples.count
+    submitted = DriverRecord("submitted", host=here, planned=samples, updated=time.time())
     announce(store, submitted)
     with log.open("wb") as output:
         process = subprocess.Popen(

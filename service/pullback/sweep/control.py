@@ -49,6 +49,7 @@ class DriverRecord:
         message: why it ended, where it did not end well; one sentence or more.
         host: of its machine.
         pid: of its process; 0 before there is one. Of one that is `submitted`, the process that will be the driver.
+        planned: samples of the whole sweep; 0 where it is not known yet.
         began: when that process started, seconds since 1970: with `pid`, this names the process for good.
         updated: when the record was written, seconds since 1970.
         submission: of Ray's job submission, with the `address` of the cluster; empty where there is none.
@@ -63,6 +64,7 @@ class DriverRecord:
     message: str = ""
     host: str = ""
     pid: int = 0
+    planned: int = 0
     began: float = 0.0
     updated: float = 0.0
     submission: str = ""
@@ -99,10 +101,11 @@ class SweepState:
     Attributes:
         state: see `State`; `stopped` where it is not finished and nobody is at work on it.
         name: the sweep's.
-        planned, good, quarantined, pending: samples, from the store; 0 before there is one.
+        planned, good, quarantined, pending: samples, from the store; before there is one, from the driver's record.
         message: what to know besides; empty where there is nothing.
         snapshot: the store's last commit; empty before there is one.
         driver: its record, if there ever was one.
+        unsure: whether the only one who could tell, a cluster, did not answer.
     """
 
     state: State
@@ -114,6 +117,7 @@ class SweepState:
     message: str = ""
     snapshot: str = ""
     driver: DriverRecord | None = None
+    unsure: bool = False
 
     @property
     def exit_code(self) -> int:
@@ -130,7 +134,7 @@ class SweepState:
 class Driver:
     """The driver's own side: its record, the wish to cancel, and the journal."""
 
-    def __init__(self, store: Location | Path | str) -> None:
+    def __init__(self, store: Location | Path | str, planned: int = 0) -> None:
         self._store, self._name = store, locate(store).name
         process = psutil.Process()
         self._process = process
@@ -139,6 +143,7 @@ class Driver:
             "starting",
             host=socket.gethostname(),
             pid=process.pid,
+            planned=planned,
             began=process.create_time(),
             submission=submission,
             address=address,
@@ -173,10 +178,10 @@ class Driver:
 
 
 @contextmanager
-def driving(store: Location | Path | str) -> Iterator[Driver]:
-    """Be known as the driver of a sweep for the length of the block; an error that leaves it is recorded."""
+def driving(store: Location | Path | str, planned: int = 0) -> Iterator[Driver]:
+    """Be known as the driver of a sweep of so many samples for the length of the block; an error is recorded."""
     _forget_older_wish(store)
-    driver = Driver(store)
+    driver = Driver(store, planned)
     try:
         yield driver
     except BaseException as error:
@@ -253,14 +258,24 @@ def state_of(store: Location | Path | str) -> SweepState:
         if record is None:
             raise
         state, message = _without_end(record, store)
-        return SweepState(state, locate(store).name, message=message, driver=record)
+        planned = record.planned
+        return SweepState(state, locate(store).name, planned, pending=planned, message=message, driver=record)
     status = sweep.status()
     if status.pending == 0 and not (record is not None and (record.alive or record.life == "failed")):
         state, message = "done", ""
     else:
         state, message = _without_end(record, store)
-    counts = status.as_dict()
-    return SweepState(state, sweep.name, **counts, message=message, snapshot=sweep.snapshot, driver=record)
+    return SweepState(
+        state,
+        sweep.name,
+        status.planned,
+        status.good,
+        status.quarantined,
+        status.pending,
+        message=message,
+        snapshot=sweep.snapshot,
+        driver=record,
+    )
 
 
 GO_ON = "What was done is kept; run or submit the same job to go on"

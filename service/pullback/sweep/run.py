@@ -173,7 +173,7 @@ def run_sweep(plan: Plan, pool: PoolFactory, report: Callable[[Progress], None] 
         PullbackError: no worker could be started.
     """
     place = plan.place
-    with hold(place), driving(place) as driver:
+    with hold(place), driving(place, plan.layout.samples) as driver:
         store = attach(plan)
         run = _Run(store, driver, plan, report)
         driver.note("run", sweep_id=plan.sweep_id, pending=run.planned - run.done, workers=plan.workers)

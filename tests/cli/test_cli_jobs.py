@@ -1,0 +1,54 @@
+"""`status --watch` and `logs --follow`, with states as a cluster might tell them."""
+
+import pytest
+
+from pullback.cluster import jobs
+from pullback.sweep.control import DriverRecord, SweepState, events_path, write_record
+
+RUNNING = SweepState("running", "mine", planned=4, good=1, pending=3, snapshot="S")
+UNSURE = SweepState("stopped", "mine", planned=4, pending=4, message="cannot be told", unsure=True)
+DONE = SweepState("done", "mine", planned=4, good=4, snapshot="S")
+
+
+@pytest.fixture
+def told(here, monkeypatch):
+    """What `state_of` answers, one look after the other; the last one again and again."""
+    answers = []
+    monkeypatch.setattr(jobs, "state_of", lambda store: answers.pop(0) if len(answers) > 1 else answers[0])
+    monkeypatch.setattr("pullback.cli.jobs._LOOK_SECONDS", 0.01)
+    return answers
+
+
+def test_a_watch_outlasts_a_cluster_that_does_not_answer_for_a_moment(pullback, told):
+    told += [RUNNING, UNSURE, UNSURE, RUNNING, DONE]
+    watched = pullback("status", "mine", "--watch", "--exit-code")
+    assert watched.code == 0
+    assert "4 good" in watched.out
+
+
+def test_a_watch_ends_when_a_cluster_stays_silent_and_at_once_when_it_never_answered(pullback, told, monkeypatch):
+    told += [UNSURE]
+    assert pullback("status", "mine", "--watch", "--exit-code").code == 1
+    monkeypatch.setattr("pullback.cli.jobs._SILENCE_SECONDS", 0.05)
+    told[:] = [RUNNING, UNSURE]
+    watched = pullback("status", "mine", "--watch", "--exit-code")
+    assert watched.code == 1
+    assert "cannot be told" in watched.out
+
+
+def test_following_says_that_there_is_nothing_yet_and_prints_each_line_once(pullback, told, here, monkeypatch):
+    told += [RUNNING, RUNNING, RUNNING, UNSURE, RUNNING, DONE]
+    looks, state_of = [], jobs.state_of
+
+    def writing(store):
+        looks.append(store)
+        if len(looks) in (3, 6):
+            with events_path("mine").open("a") as journal:
+                journal.write(f"line {len(looks)}\n")
+        return state_of(store)
+
+    monkeypatch.setattr(jobs, "state_of", writing)
+    write_record("mine", DriverRecord("running"))
+    followed = pullback("logs", "mine", "--follow")
+    assert followed.out == "line 3\nline 6\n"
+    assert followed.err.count("running: its driver has told nothing yet") == 1
