@@ -2,7 +2,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stored_sweeps import commit, flip_byte, record_of
 from test_store_reader import forget, native_chunks
 
 from pullback.errors import StoreError
@@ -11,6 +10,7 @@ from pullback.store.opening import read
 from pullback.store.reader import Sweep, open_sweep
 from pullback.store.repository import create
 from pullback.store.schema import BY_NAME, Layout
+from stored_sweeps import commit, flip_byte, record_of
 
 LAYOUT = Layout(samples=46, latent_dim=20, components=12, shard_size=4)
 """Twelve shards, the last of 2 samples: more than are read one by one, and chunks that are files of their own."""

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from stored_sweeps import filled, flip_byte
 
 from pullback.errors import StoreError
 from pullback.store import derived
 from pullback.store.derived import derived_place, load_derived, save_derived
 from pullback.store.reader import list_sweeps, open_sweep
+from stored_sweeps import filled, flip_byte
 
 RESULT = xr.Dataset(
     {

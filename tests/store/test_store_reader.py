@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from stored_sweeps import LAYOUT, altered, commit, filled, flip_byte, record_of
 
 from pullback.errors import StoreError
 from pullback.store import reader
 from pullback.store.reader import SweepStatus, list_sweeps, open_sweep
 from pullback.store.repository import create
 from pullback.store.schema import Layout
+from stored_sweeps import LAYOUT, altered, commit, filled, flip_byte, record_of
 
 
 def test_the_status_counts_every_sample_once(tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stored_sweeps import LAYOUT, altered, record_of
 
 from pullback.store.schema import ARRAYS, SHARD_ARRAYS, Layout, Reason, ShardRecord, stored_bytes
+from stored_sweeps import LAYOUT, altered, record_of
 
 layouts = st.builds(
     lambda samples, n, missing, size: Layout(samples, n, max(1, n - missing), size),

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from stored_sweeps import LAYOUT, altered, commit, filled, flip_byte, record_of
 
 from pullback.errors import StoreError
 from pullback.store import audit as audit_module
@@ -21,6 +20,7 @@ from pullback.store.reader import open_sweep
 from pullback.store.repository import SweepStore, create, hold, write_shard
 from pullback.store.schema import SHARD_ARRAYS, ArraySchema, Layout, ShardRecord
 from pullback.store.upkeep import collect_garbage, repair
+from stored_sweeps import LAYOUT, altered, commit, filled, flip_byte, record_of
 
 NATIVE = {"eigenvector", "metric_sum"}
 """The arrays whose chunks are files of their own; Icechunk keeps smaller ones in its manifests."""
