@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 import pytest
 import torch
@@ -24,6 +25,13 @@ def _needs(*names: str) -> None:
             locate(name)
     except WeightsError:
         pytest.skip(f"no network: {', '.join(names)} could not be fetched here (pullback weights fetch)")
+
+
+@pytest.fixture(scope="session")
+def ray_start():
+    """For tests of `ray start`, which puts its interpreter's path unquoted into a shell's command."""
+    if " " in sys.executable:
+        pytest.skip(f"`ray start` does not work from a folder with a space in its name: {sys.executable}")
 
 
 @pytest.fixture(scope="session")

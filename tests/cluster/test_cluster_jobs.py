@@ -36,7 +36,7 @@ store: mine
 
 
 @pytest.fixture(scope="module")
-def head():
+def head(ray_start):
     with pytest.MonkeyPatch.context() as patch, running() as made:
         for name in [name for name in os.environ if name.startswith("RAY_AUTH")]:
             patch.delenv(name)

@@ -185,6 +185,7 @@ def left_of(number: int) -> list[str]:
 
 @pytest.mark.ray
 @pytest.mark.xdist_group("ray")
+@pytest.mark.usefixtures("ray_start")
 def test_a_job_whose_driver_is_killed_fails_and_submitted_again_ends_with_the_sweeps_status(place):
     """Whatever the steps of SLURM and Ray say: all of them end well here."""
     write_job(place, "slow", "raising_slowly:generator", 16)
