@@ -4,6 +4,8 @@ import json
 from datetime import UTC, datetime
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pool_runs import make_environment
 
 from pullback.cluster.scaling import bench_scaling, rate_of
@@ -36,6 +38,29 @@ def test_the_rate_is_that_of_the_time_in_which_all_workers_had_work(tmp_path):
     two = rate_of(journal(tmp_path, 2, 18, computing=0.9), 2, one)
     assert (two.samples_per_second, two.efficiency) == pytest.approx((6.0, 1.0))
     assert two.computing_share == pytest.approx(0.9)
+
+
+@given(
+    periods=st.lists(st.floats(0.5, 2.0), min_size=1, max_size=4),
+    phases=st.lists(st.floats(0.0, 1.0), min_size=4, max_size=4),
+)
+def test_the_rate_of_steady_workers_is_exact_whatever_their_speeds_and_phases(tmp_path_factory, periods, phases):
+    shards = sorted(
+        (10 + (number + phase) * period, worker)
+        for worker, (period, phase) in enumerate(zip(periods, phases, strict=False))
+        for number in range(30)
+        if (number + phase) * period < 15
+    )
+    lines = [
+        {"event": "shard", "time": datetime.fromtimestamp(at, UTC).isoformat(), "worker": f"worker-{worker}"}
+        | {"good": 2, "quarantined": 0, "computing": 0.8 * periods[worker], "verifying": 0.1, "writing": 0.1}
+        for at, worker in shards
+    ]
+    path = tmp_path_factory.mktemp("steady") / "journal"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = rate_of(path, len(periods), None)
+    assert found.samples_per_second == pytest.approx(sum(2 / period for period in periods), rel=1e-4)
+    assert found.computing_share == pytest.approx(0.8, rel=1e-4)
 
 
 def test_too_few_shards_tell_no_rate(tmp_path):

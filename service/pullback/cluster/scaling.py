@@ -34,7 +34,7 @@ class Rate:
     Attributes:
         workers: how many.
         samples: that were counted.
-        seconds: in which they came.
+        seconds: in which they came, from the first to the last shard of a worker that counts; the mean of the workers.
         samples_per_second: of all workers.
         efficiency: that rate by worker, relative to the run with the fewest.
         computing_share: of the workers' time, what they computed in, certificates included.
@@ -128,42 +128,48 @@ def rate_of(journal: Path, workers: int, first: Rate | None) -> Rate:
     Raises:
         SweepError: the sweep is too short for it.
     """
-    lines = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
-    shards = [line for line in lines if line["event"] == "shard"]
-    times = [datetime.fromisoformat(line["time"]).timestamp() for line in shards]
+    events = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
+    shards = [event for event in events if event["event"] == "shard"]
     seen: set[str] = set()
-    begin = next((at for at, line in enumerate(shards) if len(seen := seen | {line["worker"]}) == workers), len(shards))
+    begin = next((at for at, shard in enumerate(shards) if len(seen := seen | {shard["worker"]}) == workers), None)
     end = len(shards) - workers  # after it, the first of them has nothing left to do
-    counted = shards[begin + 1 : end + 1]
-    if len(counted) < 2 * workers:  # a shard's time is some per cent of what is measured
+    of_worker: dict[str, list[dict[str, Any]]] = {}
+    for shard in shards[begin : end + 1] if begin is not None else []:
+        of_worker.setdefault(shard["worker"], []).append(shard)
+    # From shard to shard of each worker: a window common to all would cut the shards of all but one of them.
+    spans = {name: _time(its[-1]) - _time(its[0]) for name, its in of_worker.items() if len(its) > 2}
+    if len(spans) < workers:
         raise SweepError(
             f"{len(shards)} shards are too few to tell the rate of {workers} workers; ask for more samples"
         )
-    began, ended = times[begin], times[end]
-    samples = sum(line["good"] + line["quarantined"] for line in counted)
-    commits = [
-        line["seconds"]
-        for line in lines
-        if line["event"] == "commit" and began < datetime.fromisoformat(line["time"]).timestamp() <= ended
-    ]
-    computing, verifying, writing = (
-        sum(line[name] for line in counted) for name in ("computing", "verifying", "writing")
-    )
-    rate = samples / (ended - began)
+    counted = {name: of_worker[name][1:] for name in spans}
+    every = [shard for its in counted.values() for shard in its]
+    samples = sum(map(_samples, every))
+    rate = sum(sum(map(_samples, its)) / spans[name] for name, its in counted.items())
+    times = {name: sum(shard[name] for shard in every) for name in ("computing", "verifying", "writing")}
+    commits = [event["seconds"] for event in events if event["event"] == "commit"]
     return Rate(
         workers=workers,
         samples=samples,
-        seconds=ended - began,
+        seconds=sum(spans.values()) / len(spans),
         samples_per_second=rate,
         efficiency=1.0 if first is None else (rate / workers) / (first.samples_per_second / first.workers),
-        computing_share=computing / (workers * (ended - began)),
+        computing_share=times["computing"] / sum(spans.values()),
         seconds_a_sample={
-            "compute": (computing - verifying) / samples,
-            "verify": verifying / samples,
-            "write": writing / samples,
-            "commit": sum(commits) / samples,
+            "compute": (times["computing"] - times["verifying"]) / samples,
+            "verify": times["verifying"] / samples,
+            "write": times["writing"] / samples,
+            "commit": sum(commits) / sum(map(_samples, shards)),
         },
     )
+
+
+def _time(event: dict[str, Any]) -> float:
+    return datetime.fromisoformat(event["time"]).timestamp()
+
+
+def _samples(shard: dict[str, Any]) -> int:
+    return int(shard["good"] + shard["quarantined"])
 
 
 def _with_threads(threads: int) -> Callable[[WorkOrder, Plan], Any]:

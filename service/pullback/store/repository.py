@@ -9,10 +9,12 @@ What a failure leaves: a worker killed in mid-shard leaves chunk files that noth
 between commits loses the shards handed in since the last one, which are pending again; nothing else.
 """
 
+import asyncio
 import inspect
 import json
 import pickle
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -33,6 +35,7 @@ from pullback.store.opening import (
     array_of,
     cause,
     commit_on_tip,
+    damaged,
     has_content,
     is_free,
     is_repository,
@@ -198,22 +201,36 @@ def write_shard(fork: bytes, record: ShardRecord) -> bytes:
         StoreError: the disk refused.
     """
     session = pickle.loads(fork)
-    group = zarr.open_group(session.store, mode="r+", use_consolidated=False)
-    layout = Layout.from_dict(cast(dict[str, Any], group.attrs[ATTRIBUTE])["layout"])
-    record.validate(layout)
     try:
-        for schema in SHARD_ARRAYS:
-            # Chunks that equal the fill value are written too: every shard then has every chunk, and `merge` can
-            # tell a whole result from a part.
-            array = array_of(group, schema.name).with_config({"write_empty_chunks": True})
-            rows = schema.rows_of(layout, record.shard)
-            array[rows] = getattr(record, schema.name).reshape(-1, *array.shape[1:])
+        with ThreadPoolExecutor(1) as thread:  # the caller's may have an event loop, as a notebook's
+            thread.submit(asyncio.run, _write(session, record)).result()
     except (icechunk.IcechunkError, OSError) as error:
         raise StoreError(
             f"shard {record.shard} could not be written ({cause(error)}); what was committed before is kept. "
             "Check that the sweep's disk is mounted and not full, then run the sweep again: it resumes."
         ) from error
     return pickle.dumps(session)
+
+
+async def _write(session: icechunk.Session, record: ShardRecord) -> None:
+    """Write all arrays at once: one after the other, each would wait several times for the lock of Python, which the
+    thread that computes holds most of the time."""
+    group = await zarr.api.asynchronous.open_group(store=session.store, mode="r+", use_consolidated=False)
+    layout = Layout.from_dict(cast(dict[str, Any], group.attrs[ATTRIBUTE])["layout"])
+    record.validate(layout)
+
+    async def write(schema: ArraySchema) -> None:
+        try:
+            array = cast("zarr.AsyncArray[Any]", await group.getitem(schema.name))
+        except Exception as error:  # see `read`
+            raise damaged(schema.name, str(session.store), error) from error
+        # Chunks that equal the fill value are written too: every shard then has every chunk, and `merge` can tell a
+        # whole result from a part.
+        array = array.with_config({"write_empty_chunks": True})
+        values = getattr(record, schema.name).reshape(-1, *array.shape[1:])
+        await array.setitem(schema.rows_of(layout, record.shard), values)
+
+    await asyncio.gather(*map(write, SHARD_ARRAYS))
 
 
 class SweepStore:
