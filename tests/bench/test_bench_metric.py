@@ -1,15 +1,13 @@
 """What is measured, and what is made of it; most of it in this process, on generators too small to be timed."""
 
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
+from bench_settings import SETTINGS
 
 from pullback.bench import child as child_module
 from pullback.bench import machine as machine_module
@@ -18,56 +16,17 @@ from pullback.bench.baselines import arpack_pairs
 from pullback.bench.child import BATCHES, Measurements
 from pullback.bench.machine import peak_memory
 from pullback.bench.metric import GIVES_BACK, MetricBench, _Entry, _summary, bench_metric
-from pullback.bench.processes import Child, ChildError, sentence_of
-from pullback.errors import PullbackError, SpecError
+from pullback.bench.processes import ChildError
+from pullback.errors import SpecError
 from pullback.generators import zoo
 from pullback.metric import memory as memory_module
 
 TESTS = Path(__file__).parent.parent
 MEGABYTE = 2**20
-OWN = """
-import os
-import signal
-from toy_generators import Smooth
-
-class Talkative(Smooth):
-    def forward(self, z, condition=None):
-        print('{"seconds": 0}', flush=True)
-        return super().forward(z)
-
-def talkative():
-    return Talkative()
-
-def killed():
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-SETTINGS = {
-    "distance": {"name": "mse"}, "device": "cpu", "threads": None, "points": 3, "components": None, "tf32": False,
-    "keep_memory": False,
-}  # fmt: skip
 
 
 def measurements(generator="toy_generators:smooth", **changes):
     return Measurements(generator, **{**SETTINGS, **changes})
-
-
-@pytest.fixture
-def own(tmp_path, monkeypatch):
-    (tmp_path / "bench_generators.py").write_text(OWN)
-    (tmp_path / "queue.py").write_text("raise RuntimeError('not the library of that name')")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def child():
-    started = Child("pullback.bench.child")
-    yield started
-    started.end()
-
-
-def load(child, generator):
-    return child.ask("load", generator=generator, path=[str(TESTS)], **{**SETTINGS, "threads": 1, "points": 1})
 
 
 def runs(*seconds):
@@ -382,44 +341,6 @@ def test_an_interrupt_ends_every_process(here, monkeypatch):
     assert [child.ended for child in here.started] == [True, True, True]
 
 
-# Processes
-
-
-def test_a_process_answers_whatever_a_generator_prints(own, child):
-    facts = load(child, "bench_generators:talkative")
-    assert (facts["latent_dim"], facts["threads"], facts["versions"]["torch"]) == (6, 1, torch.__version__)
-    assert child.ask("floor", batch=2)["seconds"] > 0
-    with pytest.raises(ChildError, match="'nothing' is not one of auto") as raised:
-        child.ask("run", method="nothing", precision="float32")
-    assert len(raised.value.problems) == 1
-    assert child.ask("run", method="gauss_newton", precision="float32")["points"] == 1  # it goes on after an error
-
-
-def test_a_process_that_dies_says_how(own, child):
-    with pytest.raises(ChildError, match="SIGKILL, as the system does where memory runs out"):
-        load(child, "bench_generators:killed")
-    with pytest.raises(ChildError, match="SIGKILL"):
-        child.ask("floor", batch=1)
-
-
-def test_a_process_ends_with_its_parent_however_that_ends(own):
-    code = f"""
-from pullback.bench.processes import Child
-child = Child("pullback.bench.child")
-child.ask("load", generator="toy_generators:slow", path=[{str(TESTS)!r}], **{ {**SETTINGS, "points": 10_000}!r})
-print(child.pid, flush=True)
-child.ask("run", method="lanczos", precision="float32")
-"""
-    parent = subprocess.Popen([sys.executable, "-P", "-c", code], stdout=subprocess.PIPE, text=True)
-    measuring = psutil.Process(int(parent.stdout.readline()))
-    time.sleep(0.3)
-    assert measuring.is_running()
-    parent.kill()
-    parent.communicate()
-    psutil.wait_procs([measuring], timeout=10)
-    assert not measuring.is_running() or measuring.status() == psutil.STATUS_ZOMBIE
-
-
 def test_beyond_the_largest_n_the_error_is_the_residual_of_the_eigenpairs(monkeypatch):
     monkeypatch.setattr(metric_module, "EXACT_UP_TO", 5)
     ours = _Entry({}, [{**runs(1.0)[0], "residual": residual} for residual in (1e-8, 3e-8, 2e-8)])
@@ -427,9 +348,3 @@ def test_beyond_the_largest_n_the_error_is_the_residual_of_the_eigenpairs(monkey
     metric_module._find_errors({"ours": ours, "backprop": paper}, 6, {}, print)
     assert ours.found == {"relative_error": 3e-8, "error_of": "residual"}
     assert paper.found == {"relative_error": None, "error_of": None}
-
-
-def test_an_error_becomes_one_sentence():
-    errors = SpecError(["a: is\nwrong", "b: too"]), PullbackError("what\n  it is"), ValueError("one\ntwo"), KeyError()
-    told = ["a: is wrong; b: too", "what it is", "ValueError: one", "KeyError"]
-    assert [sentence_of(error) for error in errors] == told
