@@ -1,5 +1,6 @@
 """The driver, with workers in the same process: what is computed, committed, and never done twice."""
 
+import json
 import sys
 from contextlib import contextmanager
 
@@ -13,6 +14,7 @@ from pullback.metric import metric_at
 from pullback.store.reader import open_sweep
 from pullback.store.repository import hold
 from pullback.store.schema import GOOD, QUARANTINED
+from pullback.sweep.control import events_path
 from pullback.sweep.latents import sample_latents
 from pullback.sweep.plan import make_plan
 from pullback.sweep.run import ShardFailed, run_sweep, serial_pool
@@ -196,11 +198,15 @@ def test_a_shard_that_was_given_up_is_told_and_stays_pending():
     def results(inner):
         yield None
         for result in inner:
-            yield ShardFailed(1, "RuntimeError: out of luck") if result.shard == 1 else result
+            yield ShardFailed(1, "RuntimeError: out of luck", 3) if result.shard == 1 else result
             yield None
 
     outcome = run(pool=pool_that(results))
-    assert outcome.failed == (ShardFailed(1, "RuntimeError: out of luck"),)
+    assert outcome.failed == (ShardFailed(1, "RuntimeError: out of luck", 3),)
+    (told,) = [
+        line for line in map(json.loads, events_path(STORE).read_text().splitlines()) if line["event"] == "given up"
+    ]
+    assert (told["shard"], told["attempt"], told["message"]) == (1, 3, "RuntimeError: out of luck")
     assert not outcome.interrupted
     assert outcome.status.pending == 2
     assert dataset().status.values.tolist() == [GOOD, GOOD, 0, 0, GOOD, GOOD, GOOD]

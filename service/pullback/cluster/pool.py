@@ -109,8 +109,8 @@ class RayPool:
                     )
                     told = time.monotonic()
                 yield from self._outcomes(scheduler, stopping)
-            for shard, error in scheduler.given_up().items():
-                yield ShardFailed(shard, error)
+            for shard, attempts, error in scheduler.given_up():
+                yield ShardFailed(shard, error, attempts)
         finally:
             # After a shutdown, Ray would answer a kill by starting another Ray.
             for name in list(self._handles) if ray.is_initialized() else []:

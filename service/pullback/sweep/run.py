@@ -61,10 +61,12 @@ class ShardFailed:
     Attributes:
         shard: its number.
         error: what happened the last time.
+        attempts: how often it was tried whole.
     """
 
     shard: int
     error: str
+    attempts: int = 1
 
 
 Results = Generator[ShardDone | ShardFailed | Event | PoolState | None, None, None]
@@ -286,7 +288,7 @@ class _Run:
     def _take(self, result: ShardDone | ShardFailed | Event | PoolState | None) -> None:
         if isinstance(result, ShardFailed):
             self.failed.append(result)
-            self._driver.note("given up", shard=result.shard, message=result.error)
+            self._driver.note("given up", shard=result.shard, attempt=result.attempts, message=result.error)
         elif isinstance(result, Event):
             self._driver.note(result.name, **result.facts)
         elif isinstance(result, PoolState):

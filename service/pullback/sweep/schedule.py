@@ -195,9 +195,10 @@ class Scheduler:
         """Where a shard is."""
         return self._shards[shard].state
 
-    def given_up(self) -> dict[int, str]:
-        """The failed shards, with the error of each."""
-        return {number: shard.error for number, shard in self._shards.items() if shard.state is ShardState.FAILED}
+    def given_up(self) -> list[tuple[int, int, str]]:
+        """The failed shards: the number of each, how often it was tried whole, and its last error."""
+        failed = [(number, shard) for number, shard in self._shards.items() if shard.state is ShardState.FAILED]
+        return [(number, shard.attempts, shard.error) for number, shard in failed]
 
     def missing(self) -> int:
         """How many workers should be started now: as many as are wanted and of use, and not there."""
