@@ -113,6 +113,22 @@ def test_constructors_that_only_die_end_the_run(our_ray, make_job):
         list(RayPool(broken, 1, 2, Budgets(deaths_in_a_row=1)).results(range(8), lambda: False))
 
 
+def test_a_worker_that_does_not_answer_while_it_loads_is_replaced_and_costs_no_shard(our_ray, make_job, monkeypatch):
+    get, silent = ray.get, []
+
+    def once_silent(reference, **options):
+        if not silent:
+            silent.append(reference)
+            raise ray.exceptions.ActorUnavailableError("the network", None)
+        return get(reference, **options)
+
+    monkeypatch.setattr(ray, "get", once_silent)
+    job = make_job("toy_generators:smooth", count=6, workers=1)
+    outcome, _ = run_here(job)
+    assert (outcome.failed, outcome.status.good) == ((), 6)
+    assert [event["worker"] for event in events(job) if event["event"] == "could not start"] == ["worker-0"]
+
+
 def test_a_device_that_faults_ends_its_process_and_its_sample_is_left_out(our_ray, make_job):
     job = make_job("fragile_generators:faulting", count=4, workers=1)
     outcome, workers = run_here(job, retries=1, budgets=Budgets(crash=0))

@@ -108,6 +108,21 @@ def test_the_sample_that_kills_is_found_and_its_neighbours_are_computed():
     assert scheduler.given_up() == []
 
 
+def test_a_shard_without_an_innocent_sample_that_goes_on_dying_is_given_up():
+    scheduler = Scheduler(samples_of(1), Budgets(crash=1, deaths_in_a_row=1000))
+    for worker in map(str, range(100)):
+        if scheduler.over:
+            break
+        assert scheduler.missing() == 1, "or it would wait for ever"
+        scheduler.starting(worker)
+        scheduler.ready(worker)
+        assert scheduler.next_task(worker, 0.0) is not None
+        scheduler.dead(worker, Failure.CRASH, "while it writes")
+    assert scheduler.over
+    ((number, _, error),) = scheduler.given_up()
+    assert (number, error) == (0, "while it writes")
+
+
 def test_several_samples_that_kill_are_found_together():
     done = run(started(1, size=16, actors=("a", "b")), ["a", "b"], killers=[0, 7, 8, 15])
     assert done[0].skip == {0, 7, 8, 15}

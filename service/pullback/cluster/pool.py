@@ -80,6 +80,7 @@ class RayPool:
         """What is under way: a reference to the worker's name and the task, None while it starts (or is asked)."""
         self._names = (f"worker-{number}" for number in count())
         self._hungry: set[str] = set()
+        self._loaded: set[str] = set()
         self._ask_all = False
 
     def results(self, shards: Sequence[int], stop: Callable[[], bool]) -> Results:
@@ -160,6 +161,12 @@ class RayPool:
             try:
                 outcome = ray.get(reference, timeout=60)
             except (GetTimeoutError, ActorUnavailableError) as error:
+                if name not in self._loaded:  # whether it loads still cannot be known: another one starts
+                    scheduler.dead(name, Failure.LOST, f"its worker did not answer while it loaded: {reason_of(error)}")
+                    self._end(name)
+                    self._ask_all = True
+                    yield _event("could not start", name, task, reason_of(error))
+                    continue
                 # A killed node looks like this for a while: others take its work at once, and it may come back.
                 scheduler.unavailable(name)
                 self._ask_again(name)
@@ -175,6 +182,7 @@ class RayPool:
                 yield _event("could not start" if task is None else "failed", name, task, reason_of(error))
             else:
                 if task is None:
+                    self._loaded.add(name)
                     scheduler.ready(name)
                     yield Event("ready", {"worker": name})
                 elif scheduler.succeeded(task.number, time.monotonic()) and outcome is not None:

@@ -347,10 +347,11 @@ class Scheduler:
         shard.attempts += 1
         shard.failures[failure] = shard.failures.get(failure, 0) + 1
         beyond = shard.failures[failure] > self.budgets.of(failure)
-        if beyond and failure is Failure.CRASH and shard.searches < _SEARCHES:
+        left = [sample for sample in shard.samples if sample not in shard.guilty]
+        if beyond and failure is Failure.CRASH and shard.searches < _SEARCHES and left:
             shard.state, shard.failures[failure] = ShardState.RETRY, 0
             shard.searches += 1
-            self._try_parts(number, [sample for sample in shard.samples if sample not in shard.guilty])
+            self._try_parts(number, left)
         elif beyond:
             self._give_up(shard)
         elif shard.running == 0:  # else a second copy is still at it

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -110,7 +111,8 @@ class Worker:
 
     def __init__(self, order: WorkOrder) -> None:
         self.order = order
-        os.chdir(order.folder)
+        if Path(order.folder).is_dir():  # else another machine's, of which nothing is needed
+            os.chdir(order.folder)
         torch.set_num_threads(order.threads)  # Ray would leave each worker with one
         keep_freed_memory()
         self.batch, self.tangents = order.batch, order.tangents
