@@ -1,5 +1,6 @@
 """The client's verbs against a service, and events as pages and as a stream."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -10,7 +11,9 @@ import pytest
 from served_sweeps import LAYOUT, FakeBackend, commit, record_of, serving
 
 import pullback
+from pullback.api import journal as journal_module
 from pullback.api.client import ServiceError
+from pullback.api.problems import RequestError
 from pullback.api.tokens import TokenFile, add_token
 from pullback.store.repository import create
 
@@ -142,6 +145,45 @@ def test_a_stream_follows_events_as_they_come_until_the_sweep_ends(live):
     write(folder, "last")
     backend.states["mine"] = {"state": "done"}
     assert list(stream) == [{"event": "last"}]
+
+
+def test_a_line_that_a_full_disk_has_torn_hides_no_other_event(live):
+    folder, backend, client = live
+    write(folder, "one")
+    with (folder / "mine.events.jsonl").open("a") as journal:
+        journal.write('{"event": "to\n')
+    write(folder, "two")
+    backend.states["mine"] = {"state": "done"}
+    for follow in (False, True):
+        assert list(client.events("mine", follow=follow)) == [{"event": "one"}, {"event": "two"}]
+
+
+def test_a_stream_outlasts_moments_in_which_the_service_has_too_much_to_do(tmp_path):
+    write(tmp_path, "one")
+
+    class Busy:
+        refused = 3
+
+        async def run(self, work):
+            if self.refused:
+                self.refused -= 1
+                raise RequestError(503, "too much")
+            return work()
+
+    async def pieces():
+        states = iter([{"state": "running"}, {"state": "done"}, {"state": "done"}])
+        journal = tmp_path / "mine.events.jsonl"
+        return [
+            each
+            async for each in journal_module.follow(
+                lambda: journal, lambda: next(states), 0, Busy(), 0.0, lambda: False
+            )
+        ]
+
+    told = b"".join(asyncio.run(pieces()))
+    assert told.count(b": the service has much to do") == 3
+    assert b'data: {"event": "one"}' in told
+    assert b"event: end" in told
 
 
 def test_a_stream_ends_with_the_service_and_says_so(tmp_path):

@@ -1,8 +1,10 @@
 """Jobs that a service runs as processes on this machine, and the service over what they made."""
 
 import os
+import socket
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -16,7 +18,7 @@ from pullback.api.client import ServiceError
 from pullback.errors import StoreError
 from pullback.spec import JobSpec
 from pullback.store.reader import open_sweep
-from pullback.sweep.control import read_record
+from pullback.sweep.control import DriverRecord, read_record, write_record
 
 JOB = {
     "name": "mine",
@@ -53,6 +55,20 @@ def backend(tmp_path, monkeypatch):
 
 def job_of(folder, **changes):
     return JobSpec.model_validate({**JOB, "store": str(folder / "mine"), **changes})
+
+
+def test_a_job_that_is_being_cancelled_before_it_began_is_not_submitted_again(backend, tmp_path):
+    me = psutil.Process()
+    path = tmp_path / "sweeps" / "mine"
+    path.parent.mkdir()
+    record = DriverRecord("submitted", host=socket.gethostname(), pid=me.pid, began=me.create_time())
+    write_record(path, record)
+    assert backend.cancel(path)
+    try:
+        with pytest.raises(StoreError, match="being cancelled; nothing was started"):
+            backend.submit(job_of(tmp_path / "sweeps"), "")
+    finally:
+        write_record(path, replace(record, life="cancelled"))
 
 
 def ended(backend, path):

@@ -35,6 +35,7 @@ def folder(tmp_path):
         commit(store, *((1, 2, 0) if name == "done" else shards))
     for file in (path / "damaged" / "snapshots").iterdir():
         file.write_bytes(b"")
+    write_record(path / "damaged", DriverRecord("done", planned=10))
     record = at_work(
         shards={"committed": 1, "running": 2, 'a "state"\n\\': 3},
         workers={"ready": 2},
@@ -102,12 +103,13 @@ def test_a_run_that_ended_has_no_rate_and_its_last_samples_are_counted(folder):
     assert found["pullback_sweep_state", "half", "stopped"] == 1
 
 
-def test_a_record_that_somebody_spoiled_hides_no_other_sweep(folder):
+def test_a_record_that_somebody_spoiled_is_none(folder):
     beside(folder / "half", "driver").write_text(
         '{"life": "running", "samples_per_second": "fast", "shards": [1], "host": "elsewhere", "pid": 1}'
     )
     found = numbers(SweepCollector(Catalog(folder)).collect())
-    assert found["pullback_unreadable_sweeps",] == 2
+    assert found["pullback_unreadable_sweeps",] == 1
+    assert found["pullback_sweep_state", "half", "stopped"] == 1
     assert found["pullback_samples", "done", "good"] == 5
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from pullback.cluster import jobs
+from pullback.errors import StoreError
 from pullback.sweep.control import DriverRecord, SweepState, events_path, write_record
 
 RUNNING = SweepState("running", "mine", planned=4, good=1, pending=3, snapshot="S")
@@ -34,6 +35,33 @@ def test_a_watch_ends_when_a_cluster_stays_silent_and_at_once_when_it_never_answ
     watched = pullback("status", "mine", "--watch", "--exit-code")
     assert watched.code == 1
     assert "cannot be told" in watched.out
+
+
+def test_a_watch_goes_on_when_the_jobs_file_is_edited_or_removed(pullback, job, told, here, monkeypatch):
+    told += [RUNNING, RUNNING, DONE]
+    job("job.yaml")
+    state_of = jobs.state_of
+
+    def removing(store):
+        (here / "job.yaml").unlink(missing_ok=True)
+        return state_of(store)
+
+    monkeypatch.setattr(jobs, "state_of", removing)
+    assert pullback("status", "job.yaml", "--watch", "--exit-code").code == 0
+
+
+def test_a_watch_outlasts_a_store_that_cannot_be_read_for_a_moment(pullback, told, monkeypatch):
+    told += [RUNNING, DONE]
+    state_of, looks = jobs.state_of, []
+
+    def failing(store):
+        looks.append(store)
+        if len(looks) in (2, 3):
+            raise StoreError("the bucket does not answer")
+        return state_of(store)
+
+    monkeypatch.setattr(jobs, "state_of", failing)
+    assert pullback("status", "mine", "--watch", "--exit-code").code == 0
 
 
 def test_following_says_that_there_is_nothing_yet_and_prints_each_line_once(pullback, told, here, monkeypatch):

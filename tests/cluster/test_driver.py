@@ -220,7 +220,7 @@ LOG = f"Running entrypoint for job x: {jobs.ENTRYPOINT}\nerror: one\nerror: of y
     ],
 )
 def test_a_driver_on_a_cluster_is_told_of_rightly(folder, monkeypatch, record, known, state, message):
-    monkeypatch.setattr(jobs, "_client", lambda address: Cluster(*known, log=LOG))
+    monkeypatch.setattr(jobs, "_client", lambda address, seconds: Cluster(*known, log=LOG))
     write_record("mine", told(**record))
     found = jobs.state_of("mine")
     assert (found.state, message in found.message) == (state, True), found
@@ -229,7 +229,7 @@ def test_a_driver_on_a_cluster_is_told_of_rightly(folder, monkeypatch, record, k
 def test_what_is_gone_on_with_is_a_new_submission_and_what_runs_is_not(folder, monkeypatch):
     sweep = identify(job_of())
     cluster = Cluster()
-    monkeypatch.setattr(jobs, "_client", lambda address: cluster)
+    monkeypatch.setattr(jobs, "_client", lambda address, seconds: cluster)
     assert jobs.submit_to("http://head:8265", sweep)
     assert not jobs.submit_to("http://head:8265", sweep)
     assert [job.submission_id for job in cluster.known] == [f"pullback-{sweep.sweep_id}-1"]
@@ -255,13 +255,33 @@ def test_what_is_gone_on_with_is_a_new_submission_and_what_runs_is_not(folder, m
 def test_a_submission_that_fails_leaves_everything_as_it_was(folder, monkeypatch):
     cluster = Cluster()
     cluster.submit_job = lambda **what: (_ for _ in ()).throw(RuntimeError("no room"))
-    monkeypatch.setattr(jobs, "_client", lambda address: cluster)
+    monkeypatch.setattr(jobs, "_client", lambda address, seconds: cluster)
     for earlier in (None, told("cancelled")):
         if earlier is not None:
             write_record("mine", earlier)
         with pytest.raises(SweepError, match=r"refuses: no room\nNothing was started"):
             jobs.submit_to("http://head:8265", identify(job_of()))
         assert read_record("mine") == earlier
+
+
+def test_a_cluster_that_is_silent_is_asked_again_only_after_a_while(folder, monkeypatch):
+    asked = []
+
+    def silent(address, seconds):
+        asked.append(seconds)
+        raise ConnectionError("no answer")
+
+    monkeypatch.setattr(jobs, "_client", silent)
+    monkeypatch.setattr(jobs, "_silent", {})
+    write_record("mine", told(address="http://silent:8265"))
+    for _ in range(3):
+        found = jobs.state_of("mine")
+        assert (found.state, found.unsure) == ("stopped", True)
+        assert "http://silent:8265 does not answer" in found.message
+    assert asked == [jobs._STATE_SECONDS]
+    monkeypatch.setattr(jobs, "_silent", {})
+    jobs.state_of("mine")
+    assert len(asked) == 2
 
 
 def test_a_cluster_that_is_gone_is_one_message_and_its_sweeps_are_told_from_their_stores(folder):

@@ -18,6 +18,7 @@ from pullback.sweep.control import (
     beside,
     driving,
     events_path,
+    read_record,
     request_cancel,
     state_of,
     write_record,
@@ -110,6 +111,75 @@ def test_a_submitted_job_is_so_before_its_process_is_there_and_failed_if_that_is
     found = state_of(STORE)
     assert found.state == "failed"
     assert str(beside(STORE, "log")) in found.message
+
+
+def test_a_store_that_cannot_be_read_is_told_whatever_its_last_driver_said(here):
+    run()
+    for life in ("done", "failed", "running"):
+        write_record(STORE, replace(read_record(STORE), life=life, planned=7))
+        for file in (here / STORE / "snapshots").iterdir():
+            file.write_bytes(b"")
+        with pytest.raises(StoreError):
+            state_of(STORE)
+
+
+def test_a_job_that_is_cancelled_before_it_begins_is_being_cancelled():
+    me = psutil.Process()
+    record = DriverRecord("submitted", host=control.socket.gethostname(), pid=me.pid, began=me.create_time())
+    write_record(STORE, record)
+    assert request_cancel(STORE)
+    assert state_of(STORE).state == "cancelling"
+
+
+def test_a_wish_to_cancel_ends_with_the_submission_that_it_was_meant_for(gone):
+    write_record(STORE, replace(gone, life="submitted"))
+    beside(STORE, "cancel").touch()
+    assert not run().cancelled
+
+
+def test_a_record_of_a_later_version_is_read_and_one_of_nonsense_is_none():
+    write_record(STORE, DriverRecord("running", pid=3))
+    content = json.loads(beside(STORE, "driver").read_text())
+    beside(STORE, "driver").write_text(json.dumps({**content, "colour": "blue"}))
+    assert read_record(STORE) == DriverRecord("running", pid=3)
+    for nonsense in ({**content, "pid": "x"}, {**content, "life": "blue"}, [content], {}):
+        beside(STORE, "driver").write_text(json.dumps(nonsense))
+        assert read_record(STORE) is None
+
+
+def test_the_journal_tells_the_end_before_the_record_does(monkeypatch):
+    told, write = [], control.write_record
+
+    def writing(store, record):
+        told.append((record.life, events()[-1]["event"] if events_path(STORE).exists() else ""))
+        write(store, record)
+
+    monkeypatch.setattr(control, "write_record", writing)
+    run()
+    assert told[-1] == ("done", "done")
+    with pytest.raises(ZeroDivisionError), driving(STORE):
+        raise ZeroDivisionError("by zero")
+    assert told[-1] == ("failed", "failed")
+
+
+def test_a_driver_is_known_to_live_while_it_computes_a_long_shard(monkeypatch):
+    monkeypatch.setattr(control, "RENEWED_SECONDS", 0.0)
+    with driving(STORE) as driver:
+        before = read_record(STORE).updated
+        time.sleep(0.01)
+        assert not driver.cancelled()
+        assert read_record(STORE).updated > before
+
+
+def test_an_event_after_a_torn_line_has_a_line_of_its_own():
+    with driving(STORE) as driver:
+        driver.note("one")
+        with events_path(STORE).open("a") as journal:
+            journal.write('{"event": "to')
+        driver.note("two")
+        driver.note("three")
+    lines = events_path(STORE).read_text().splitlines()
+    assert [json.loads(line)["event"] for line in (lines[0], *lines[2:])] == ["one", "two", "three"]
 
 
 def test_a_driver_that_raised_says_why_and_the_next_run_makes_it_good():

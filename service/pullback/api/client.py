@@ -4,6 +4,7 @@ import io
 import json
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -127,7 +128,8 @@ class Client:
             answer = self._ask("GET", _path(id, "events"), params={"offset": offset})
             if not answer.content:
                 return
-            yield from (json.loads(line) for line in answer.content.splitlines())
+            for line in answer.content.splitlines():
+                yield from _event(line)
             offset = answer.headers["Pullback-Next-Offset"]
 
     def cancel(self, id: str) -> bool:
@@ -217,7 +219,7 @@ class Client:
                     elif field == "data" and kind == "end":
                         return
                     elif field == "data":
-                        yield json.loads(value)
+                        yield from _event(value)
             raise ServiceError(f"the service at {self.url} ended; the sweep goes on. Follow it again when it runs")
         except httpx.HTTPError as error:
             raise self._unreached(error) from error
@@ -259,6 +261,12 @@ def _refused(answer: httpx.Response) -> ServiceError:
     except (ValueError, KeyError, TypeError, AttributeError):
         message, problems = f"the service answered {answer.status_code} {answer.reason_phrase}", ()
     return ServiceError(message, answer.status_code, problems)
+
+
+def _event(line: str | bytes) -> Iterator[dict[str, Any]]:
+    """The event of a line; none of one that a full disk has torn."""
+    with suppress(ValueError):
+        yield json.loads(line)
 
 
 def _path(id: str, *rest: str) -> str:

@@ -76,10 +76,17 @@ async def follow(
     """
     idle = 0
     while not closing():
-        # before the lines, so that the last ones are not missed; not every time, for it reads the store
-        now = await threads.run(state) if idle % _STATE_POLLS == 0 else None
         start = offset
-        page = await threads.run(lambda start=start: read_page(journal(), start, 1000))  # type: ignore[misc]
+        try:
+            # before the lines, so that the last ones are not missed; not every time, for it reads the store
+            now = await threads.run(state) if idle % _STATE_POLLS == 0 else None
+            page = await threads.run(lambda start=start: read_page(journal(), start, 1000))  # type: ignore[misc]
+        except RequestError as error:
+            if error.status < 500:
+                raise
+            yield b": the service has much to do\n\n"  # an answer that has begun cannot become an error
+            await asyncio.sleep(poll_seconds)
+            continue
         for line in page.content.splitlines(keepends=True):
             offset += len(line)
             yield b"id: %d\ndata: %s\n\n" % (offset, line.strip())

@@ -6,7 +6,7 @@ many sweeps, those that are at work and those that were read longest ago come fi
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import get_args
 
@@ -14,8 +14,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from pullback.api.catalog import Catalog
-from pullback.errors import PullbackError, StoreError
-from pullback.sweep.control import DriverRecord, State, SweepState, read_record, state_of
+from pullback.errors import PullbackError
+from pullback.sweep.control import State, SweepState, read_record, state_of
 
 _KEPT_SECONDS = 60.0
 """Nobody is at work on it: a store is believed to be as it was for so long, unless there was another driver since."""
@@ -106,27 +106,7 @@ class SweepCollector(Collector):
         if known is not None and known.updated == updated and not known.at_work and now - known.read < _KEPT_SECONDS:
             return
         try:
-            found: SweepState | None = _checked(state_of(place))
+            found: SweepState | None = state_of(place)
         except (PullbackError, OSError):
             found = None
         self._known[sweep] = _Known(now, updated, found)
-
-
-def _checked(found: SweepState) -> SweepState:
-    """A state whose numbers are numbers: anybody who may write into the folder may have written the record."""
-    if found.planned == 0:  # it is a sweep, and cannot be opened
-        raise StoreError(f"{found.name} cannot be read")
-    driver = found.driver
-    if driver is not None and not _is_sound(driver):
-        raise StoreError(f"the record of the driver of {found.name} cannot be read")
-    return found
-
-
-def _is_sound(driver: DriverRecord) -> bool:
-    numbers: list[object] = [driver.samples_per_second, driver.commit_seconds, driver.memory_bytes]
-    every: list[object] = [driver.shards, driver.workers]
-    for counts in every:
-        if not isinstance(counts, Mapping):
-            return False
-        numbers += counts.values()
-    return all(isinstance(number, int | float) for number in numbers)

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ from rich.markup import escape
 
 from pullback import display, progress
 from pullback.cli.common import AsJson, Job, err, make_plan_of, print_json, shown, store_at
-from pullback.errors import StoreError
+from pullback.errors import PullbackError, StoreError, SweepError
 
 if TYPE_CHECKING:
     from pullback.sweep.control import SweepState
@@ -106,10 +107,11 @@ def status(
     ] = False,
 ) -> None:
     """Tell how far a sweep is and whether anybody is at work on it, whatever became of its driver or cluster."""
-    found = _state(target)
+    store = _store(target)
+    found = _state(store)
     if watch:
         with progress.watching(err) as show:
-            for look in _looks(target, found):
+            for look in _looks(store, found):
                 show(look)
                 found = look
     print_json(found.as_dict()) if as_json else display.state_table(found, display.out())
@@ -127,23 +129,28 @@ def logs(
     if not follow:
         _, text = _told_by(store)
         if not text:
-            _state(target)  # for its error, where there is no such sweep
+            _state(store)  # for its error, where there is no such sweep
             raise StoreError(f"{store} has no journal yet; see `pullback status`.")
         print(text, end="")
         return
     at: dict[str, int] = {}
-    for found in _looks(target, _state(target)):
-        if found.unsure:
+    for found in _looks(store, _state(store)):
+        try:
+            source, text = _told_by(store)
+        except SweepError:  # its cluster is silent; whether it stays so is seen with the state
             continue
-        source, text = _told_by(store)
         if not text and not at:
             err.print(f"{found.state}: its driver has told nothing yet")
         print(text[at.get(source, 0) :], end="", flush=True)
         at[source] = len(text)
 
 
-def _looks(target: Path, found: "SweepState") -> Iterator["SweepState"]:
-    """A sweep's state, from the one that was found until its end; a cluster that has answered may fall silent."""
+def _looks(store: Path, found: "SweepState") -> Iterator["SweepState"]:
+    """A sweep's state, from the one that was found until its end; a cluster or store that has answered may fall silent.
+
+    Raises:
+        PullbackError: the store stays silent.
+    """
     heard = -math.inf
     while True:
         yield found
@@ -151,7 +158,12 @@ def _looks(target: Path, found: "SweepState") -> Iterator["SweepState"]:
         if found.exit_code != 3 and not (found.unsure and time.monotonic() - heard < _SILENCE_SECONDS):
             return
         time.sleep(_LOOK_SECONDS)
-        found = _state(target)
+        try:
+            found = _state(store)
+        except PullbackError:
+            if time.monotonic() - heard > _SILENCE_SECONDS:
+                raise
+            found = replace(found, unsure=True)
 
 
 def _told_by(store: Path) -> tuple[str, str]:
@@ -180,7 +192,7 @@ def cancel(target: Target) -> None:
     if not cancel_sweep(store):
         from pullback.store.location import locate
 
-        found = _state(target)  # for its error, where there is no such sweep
+        found = _state(store)  # for its error, where there is no such sweep
         place = escape(str(locate(store)))
         err.print(f"nobody is at work on {place}, which is {found.state}; there is nothing to cancel.")
         raise typer.Exit(1)
@@ -192,8 +204,8 @@ def _store(target: Path) -> Path:
     return Path(store_at(str(target)))
 
 
-def _state(target: Path) -> "SweepState":
+def _state(store: Path) -> "SweepState":
     """The sweep's state, whoever drives it."""
     from pullback.cluster.jobs import state_of
 
-    return state_of(_store(target))
+    return state_of(store)

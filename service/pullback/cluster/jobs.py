@@ -51,7 +51,13 @@ _EXIT_CODES = (1, 2)
 """Those of a driver that failed."""
 _OVER = {"STOPPED", "SUCCEEDED", "FAILED"}
 _ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
-_connecting = threading.Lock()
+_STATE_SECONDS = 5.0
+"""As `_ANSWER_SECONDS`, of a question that is asked again and again."""
+_SILENCE_SECONDS = 15.0
+"""For so long a cluster that did not answer is not asked again how a sweep is."""
+_connecting, _asking = threading.Lock(), threading.Lock()
+_silent: dict[str, tuple[float, SweepError]] = {}
+"""Until when a cluster is taken to be silent, and what came of asking it."""
 
 
 def submit_to(address: str, sweep: "Identified") -> bool:
@@ -129,8 +135,7 @@ def state_of(store: Location | Path | str) -> SweepState:
     if driver is None or not _is_open(found, driver):
         return found
     try:
-        with _cluster(driver.address) as client:
-            said, message = _last_said(client, driver.submission)
+        said, message = _asked(driver)
     except SweepError as error:
         if driver.life != "submitted":
             return found
@@ -205,6 +210,24 @@ def _is_open(found: SweepState, driver: DriverRecord) -> bool:
     return not (driver.alive and (driver.is_here or time.time() - driver.updated < _SOON))
 
 
+def _asked(driver: DriverRecord) -> tuple[str, str]:
+    """As `_last_said`, of a record's cluster. One that was silent a moment ago is not asked: whoever asks has to wait.
+
+    Raises:
+        SweepError: the cluster does not answer, or did not lately.
+    """
+    with _asking:  # of those who ask a silent one at once, one waits for it
+        until, error = _silent.get(driver.address, (0.0, SweepError()))
+        if time.monotonic() < until:
+            raise error
+        try:
+            with _cluster(driver.address, _STATE_SECONDS) as client:
+                return _last_said(client, driver.submission)
+        except SweepError as error:
+            _silent[driver.address] = time.monotonic() + _SILENCE_SECONDS, error
+            raise
+
+
 def _last_said(client: Any, submission: str) -> tuple[str, str]:
     """What Ray says of the latest driver of a sweep, no earlier one than the submission: its status and last words."""
     attempts = _attempts(client, _sweep_of(submission))
@@ -242,12 +265,12 @@ def _number(submission: str) -> int:
 
 
 @contextmanager
-def _cluster(address: str) -> Iterator[Any]:
+def _cluster(address: str, seconds: float = _ANSWER_SECONDS) -> Iterator[Any]:
     """A client of the cluster's; whatever goes wrong with it is one SweepError."""
     from ray.exceptions import RayError
 
     try:
-        yield _client(address)
+        yield _client(address, seconds)
     except (OSError, RuntimeError, ValueError, RayError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         if type(error).__name__ == "AuthenticationError":
@@ -264,14 +287,14 @@ def _cluster(address: str) -> Iterator[Any]:
         ) from None
 
 
-def _client(address: str) -> Any:
+def _client(address: str, seconds: float) -> Any:
     from ray.job_submission import JobSubmissionClient
 
     class Client(JobSubmissionClient):
         """Ray's own waits for an answer for ever."""
 
         def _do_request(self, *arguments: Any, **options: Any) -> Any:
-            return super()._do_request(*arguments, **{"timeout": _ANSWER_SECONDS, **options})
+            return super()._do_request(*arguments, **{"timeout": seconds, **options})
 
     with _connecting:  # Ray prefers these variables to what it is told
         hidden = {name: os.environ.pop(name) for name in _ADDRESS_VARIABLES if name in os.environ}

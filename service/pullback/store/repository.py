@@ -35,7 +35,6 @@ from pullback.store.opening import (
     array_of,
     cause,
     commit_on_tip,
-    damaged,
     has_content,
     is_free,
     is_repository,
@@ -223,7 +222,10 @@ async def _write(session: icechunk.Session, record: ShardRecord) -> None:
         try:
             array = cast("zarr.AsyncArray[Any]", await group.getitem(schema.name))
         except Exception as error:  # see `read`
-            raise damaged(schema.name, str(session.store), error) from error
+            raise StoreError(
+                f"shard {record.shard} could not be written: the description of {schema.name} is damaged "
+                f"({cause(error)}). What was committed before is kept; `pullback audit` tells what is damaged."
+            ) from error
         # Chunks that equal the fill value are written too: every shard then has every chunk, and `merge` can tell a
         # whole result from a part.
         array = array.with_config({"write_empty_chunks": True})

@@ -4,6 +4,7 @@ Beside the sweep it leaves the job as it runs (`.<name>.job.yaml`) and what the 
 files of `control`.
 """
 
+import os
 import socket
 import subprocess
 import sys
@@ -44,7 +45,8 @@ def start(job: JobSpec, command: Sequence[str] = COMMAND) -> bool:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         # of several submitters at the same moment one starts the driver, and the others find it
-        with FileLock(str(file.with_suffix(".lock")), timeout=_PATIENCE_SECONDS):
+        # (a lock whose name is no sweep's, with a character that no name has)
+        with FileLock(str(file.with_name(f"{file.stem}~lock")), timeout=_PATIENCE_SECONDS):
             return _start(job, command)
     except (OSError, Timeout) as error:
         raise SweepError(
@@ -67,7 +69,12 @@ def _start(job: JobSpec, command: Sequence[str]) -> bool:
         time.sleep(0.1)
     file, log = beside(store, "job"), beside(store, "log")
     content = {**job.model_dump(mode="json", exclude_none=True), "store": job.store or str(store)}
-    file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    new = file.with_name(f"{file.name}.{os.getpid()}")  # a full disk must not leave half a job
+    try:
+        new.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        new.replace(file)
+    finally:
+        new.unlink(missing_ok=True)
     here, samples = socket.gethostname(), job.samples.count
     submitted = DriverRecord("submitted", host=here, planned=samples, updated=time.time())
     announce(store, submitted)

@@ -23,9 +23,11 @@ from typing import Any, Literal
 
 import psutil
 from platformdirs import user_state_path
+from pydantic import TypeAdapter
 
 from pullback.errors import StoreError
 from pullback.store.location import Location, locate
+from pullback.store.opening import is_free
 from pullback.store.reader import open_sweep
 
 SUBMISSION_VARIABLE = "PULLBACK_SUBMISSION"
@@ -94,6 +96,9 @@ class DriverRecord:
             return False
 
 
+_RECORD = TypeAdapter(DriverRecord)
+
+
 @dataclass(frozen=True)
 class SweepState:
     """A sweep as it is now.
@@ -152,7 +157,8 @@ class Driver:
         self._renew(force=True)
 
     def cancelled(self) -> bool:
-        """Whether somebody wants this run to stop."""
+        """Whether somebody wants this run to stop. As it is asked often, the record is renewed besides."""
+        self._renew()
         return beside(self._store, "cancel").exists()
 
     def tell(self, **changes: Any) -> None:
@@ -164,9 +170,12 @@ class Driver:
     def note(self, event: str, **facts: Any) -> None:
         """Add a line to the journal. A full disk must not end a sweep that it does not hold."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        line = {"time": now, "event": event, "sweep": self._name, **facts}
-        with suppress(OSError), beside(self._store, "events").open("a", encoding="utf-8") as journal:
-            journal.write(json.dumps(line) + "\n")
+        line = json.dumps({"time": now, "event": event, "sweep": self._name, **facts}).encode() + b"\n"
+        with suppress(OSError), beside(self._store, "events").open("a+b") as journal:
+            if journal.seek(0, os.SEEK_END):  # a full disk may have torn the line before
+                journal.seek(-1, os.SEEK_END)
+                line = line if journal.read(1) == b"\n" else b"\n" + line
+            journal.write(line)
 
     def _renew(self, force: bool = False) -> None:
         now = time.time()
@@ -186,15 +195,16 @@ def driving(store: Location | Path | str, planned: int = 0) -> Iterator[Driver]:
         yield driver
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-        driver.tell(life="interrupted" if stopped else "failed", message="" if stopped else str(error))
+        # the journal first: who follows it stops at the end that the record tells
         driver.note("interrupted" if stopped else "failed", message=str(error))
+        driver.tell(life="interrupted" if stopped else "failed", message="" if stopped else str(error))
         raise
 
 
 def _forget_older_wish(store: Location | Path | str) -> None:
-    """Remove a wish to cancel, unless it is meant for the submission that now begins."""
+    """Remove a wish to cancel, unless it is meant for the submission that now begins in this process."""
     record = read_record(store)
-    if record is None or record.life != "submitted":
+    if record is None or record.life != "submitted" or record.pid not in (0, os.getpid()):
         _forget_wish(store)
 
 
@@ -222,8 +232,8 @@ def write_record(store: Location | Path | str, record: DriverRecord) -> None:
 def read_record(store: Location | Path | str) -> DriverRecord | None:
     """The record of the sweep's last driver; None where there is none that can be read."""
     try:
-        return DriverRecord(**json.loads(beside(store, "driver").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return _RECORD.validate_json(beside(store, "driver").read_bytes())  # a later version may know more fields
+    except (OSError, ValueError):
         return None
 
 
@@ -255,7 +265,9 @@ def state_of(store: Location | Path | str) -> SweepState:
     try:
         sweep = open_sweep(store)
     except StoreError:
-        if record is None:
+        # there is none yet (of a driver that begins, perhaps half of one), or it is damaged
+        begins = record is not None and (record.life == "submitted" or (record.life == "starting" and record.alive))
+        if record is None or not (begins or is_free(locate(store))):
             raise
         state, message = _without_end(record, store)
         planned = record.planned
@@ -285,12 +297,14 @@ def _without_end(record: DriverRecord | None, store: Location | Path | str) -> t
     """The state of a sweep that is not done, and what to say of it."""
     if record is None:
         return "stopped", f"nobody is at work on it. {GO_ON}"
+    if record.alive and beside(store, "cancel").exists():
+        return "cancelling", ""
     if record.life == "submitted":
         if record.submission or record.alive or (record.pid == 0 and time.time() - record.updated < _SOON):
             return "submitted", ""
         return "failed", f"its driver ended before it began; see {beside(store, 'log')}. {GO_ON}"
     if record.alive:
-        return "cancelling" if beside(store, "cancel").exists() else record.life, ""  # type: ignore[return-value]
+        return record.life, ""  # type: ignore[return-value]
     if record.life == "failed":
         return "failed", record.message
     if record.life == "cancelled":
