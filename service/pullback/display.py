@@ -98,9 +98,7 @@ def state_table(state: "SweepState", console: Console) -> None:
     if driver is not None and state.exit_code == 3 and (driver.pid or driver.address):
         rows["driver"] = f"process {driver.pid} on {driver.host}" if driver.pid else driver.address
     if driver is not None and state.state in ("running", "cancelling"):
-        rate = driver.samples_per_second
-        left = f", {duration(state.pending / rate)} left" if state.pending and state.state == "running" else ""
-        rows["speed"] = f"{rate:.2f} samples/s{left}" if rate else "no results yet"
+        rows["speed"] = _speed(state, driver.samples_per_second)
         for name, counts in (("shards", driver.shards), ("workers", driver.workers)):
             rows[name] = ", ".join(f"{many} {what}" for what, many in counts.items() if many) or "none yet"
     if state.message:
@@ -108,7 +106,14 @@ def state_table(state: "SweepState", console: Console) -> None:
     console.print(_two_columns(rows))
 
 
-def sweep_dict(sweep: "Sweep") -> dict[str, Any]:
+def _speed(state: "SweepState", rate: float) -> str:
+    if not rate:
+        return "no results yet"
+    left = f", {duration(state.pending / rate)} left" if state.pending and state.state == "running" else ""
+    return f"{rate:.2f} samples/s{left}"
+
+
+def sweep_dict(sweep: "Sweep", state: str) -> dict[str, Any]:
     """`pullback show --json`."""
     provenance = sweep.provenance
     return {
@@ -116,6 +121,7 @@ def sweep_dict(sweep: "Sweep") -> dict[str, Any]:
         "path": str(sweep.location),
         "sweep_id": provenance["sweep_id"],
         "snapshot": sweep.snapshot,
+        "state": state,
         "samples": sweep.status().as_dict(),
         "quarantine_reasons": sweep.reasons(),
         "generator": provenance["generator"],
@@ -132,14 +138,16 @@ def sweep_dict(sweep: "Sweep") -> dict[str, Any]:
     }
 
 
-def sweep_table(sweep: "Sweep", console: Console) -> None:
-    """`pullback show`."""
-    content = sweep_dict(sweep)
+def sweep_table(content: Mapping[str, Any], console: Console) -> None:
+    """`pullback show`; of what `sweep_dict` gives."""
     samples = content["samples"]
-    reasons = ", ".join(f"{count} {name.lower()}" for name, count in content["quarantine_reasons"].items())
+    reasons = ", ".join(
+        f"{count} {name.lower().replace('_', ' ')}" for name, count in content["quarantine_reasons"].items()
+    )
     rows = {
         "sweep": f"{content['name']} ({content['sweep_id']})",
         "path": content["path"],
+        "state": content["state"],
         "samples": f"{samples['good']} good of {samples['planned']} planned, {samples['pending']} pending, "
         f"{samples['quarantined']} quarantined{f' ({reasons})' if reasons else ''}",
         "generator": content["generator"],
@@ -155,15 +163,24 @@ def sweep_table(sweep: "Sweep", console: Console) -> None:
 
 def sweeps_table(sweeps: Sequence[Mapping[str, Any]], console: Console) -> None:
     """`pullback ls`."""
-    table = _table("name", "generator", "distance", ">n", ">good", ">pending", ">quarantined", "path")
+    table = _table("name", "state", "generator", "distance", ">n", ">good", ">pending", ">quarantined", "path")
     for sweep in sweeps:
         samples = sweep["samples"]
         counts = [f"{samples['good']}/{samples['planned']}", str(samples["pending"]), str(samples["quarantined"])]
         table.add_row(
-            *map(escape, (sweep["name"], sweep["generator"], sweep["distance"], str(sweep["latent_dim"]))),
+            *map(escape, (sweep["name"], sweep["state"], sweep["generator"], sweep["distance"])),
+            str(sweep["latent_dim"]),
             *counts,
             escape(sweep["path"]),
         )
+    console.print(table)
+
+
+def tokens_table(tokens: Sequence[Mapping[str, str]], console: Console) -> None:
+    """`pullback tokens list`."""
+    table = _table("name", "scope", "created")
+    for token in tokens:
+        table.add_row(escape(token["name"]), token["scope"], token["created"])
     console.print(table)
 
 

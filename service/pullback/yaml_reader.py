@@ -28,6 +28,8 @@ def read_yaml(path: Path) -> tuple[Any, list[str]]:
         raw = path.read_bytes()
     except FileNotFoundError:
         return None, [f"there is no such file; the working directory is {Path.cwd()}"]
+    except IsADirectoryError:
+        return None, ["it is a folder, and a job is a YAML file, such as jobs/quickstart.yaml"]
     except OSError as error:
         return None, [f"it cannot be read: {error.strerror}"]
     if len(raw) > MAX_BYTES:

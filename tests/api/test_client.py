@@ -66,6 +66,11 @@ def test_a_slice_that_is_not_served_is_told_before_it_is_asked_for(client, wrong
         client.spectra("mine", samples=wrong)
 
 
+def test_a_number_in_place_of_a_slice_is_told(client):
+    with pytest.raises(ServiceError, match=r"a range is a slice, such as slice\(0, 10\), not 3"):
+        client.spectra("mine", components=3)
+
+
 def test_a_job_is_submitted_from_a_file_a_text_or_a_mapping(live, tmp_path):
     _, backend, client = live
     text = json.dumps(JOB, indent=1)
@@ -104,6 +109,12 @@ def test_waiting_ends_with_the_sweep_or_the_time(live):
         assert asked.wait(30)
         backend.states["mine"] = {"state": "done"}
 
+    asked_times = []
+    backend.state = lambda path: (asked_times.append(path), state(path))[1]
+    with pytest.raises(ServiceError, match=r"still after 0\.2 s"):
+        client.wait("mine", timeout=0.2, poll=10.0)
+    assert len(asked_times) == 2, "at the beginning and when the time is over"
+    backend.state = lambda path: (asked.set(), state(path))[1]
     thread = threading.Thread(target=finish)
     thread.start()
     assert client.wait("mine", poll=0.01)["state"] == "done"
@@ -252,6 +263,8 @@ def test_a_token_is_sent_and_its_lack_is_told(folder, tmp_path):
         assert len(pullback.Client(url, token).list()) == 2
         with pytest.raises(ServiceError, match="a token is needed"):
             pullback.Client(url).list()
+        with pytest.raises(ServiceError, match="no such token is known"):
+            pullback.Client(url, token[:-1]).list()
         with pytest.raises(ServiceError, match="may read only"):
             pullback.Client(url, token).submit(JOB)
         assert len(pullback.Client(url, f"{token}\n").list()) == 2

@@ -103,6 +103,14 @@ def test_a_token_that_may_read_reads_and_one_that_may_submit_does_both(guarded):
     backend.cancelled.clear()
 
 
+def test_the_description_says_that_a_token_is_needed(guarded, service):
+    url, _, tokens, _, _ = guarded
+    described = httpx.get(f"{url}/openapi.json", headers=bearer(tokens["r"]), trust_env=False).json()
+    assert [each["scheme"] for each in described["components"]["securitySchemes"].values()] == ["bearer"]
+    assert all(operation["security"] for path in described["paths"].values() for operation in path.values())
+    assert "securitySchemes" not in httpx.get(f"{service}/openapi.json", trust_env=False).json()["components"]
+
+
 def test_with_tokens_any_host_name_is_served(guarded):
     url, _, tokens, _, _ = guarded
     headers = {**bearer(tokens["r"]), "Host": "sweeps.example.org"}

@@ -130,6 +130,13 @@ def test_a_job_whose_driver_cannot_begin_says_why_and_can_be_submitted_again(bac
     state = ended(backend, folder / "mine")
     assert state["state"] == "failed"
     assert "these weights are lost" in state["message"]
+    other = job_of(folder, generator={"name": "own_generators:broken"}, samples={"count": 7})
+    assert backend.submit(other, "").created, "it left nothing, so another job may have its name"
+    with pytest.raises(StoreError, match=r"differs in samples\.count \(7 there, 6 here\)"):
+        backend.submit(job, "")
+    ended(backend, folder / "mine")
+    backend.submit(job, "")
+    ended(backend, folder / "mine")
     first = read_record(folder / "mine")
     assert not backend.submit(job, "").created
     assert read_record(folder / "mine").pid != first.pid, "it was started again"

@@ -3,18 +3,24 @@
 import io
 import json
 import re
+import socket
 import zipfile
+from dataclasses import replace
 
 import httpx
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 import xarray as xr
 from served_sweeps import LAYOUT, commit, record_of, serving
 
 from pullback.api import tables
+from pullback.api.backend import LocalBackend
+from pullback.api.jobs import read_job
 from pullback.store.reader import open_sweep
 from pullback.store.repository import create
+from pullback.sweep.control import DriverRecord, write_record
 
 GOOD = [0, 2, 3, 8, 9]
 EIGENVALUES = np.concatenate([record_of(0).eigenvalue[[0, 2, 3]], record_of(2).eigenvalue])
@@ -30,6 +36,7 @@ def test_the_sweeps_are_listed_and_nothing_else(ask):
     content = ask.get("/v1/sweeps").json()
     assert [sweep["id"] for sweep in content["sweeps"]] == ["mine", "new"]
     assert content["sweeps"][0]["samples"] == {"planned": 10, "good": 5, "quarantined": 1, "pending": 4}
+    assert [sweep["state"] for sweep in content["sweeps"]] == ["done", "running"]
     assert content["next"] is None
 
 
@@ -52,12 +59,34 @@ def test_a_damaged_sweep_does_not_hide_the_others(tmp_path):
     for name in ("a", "b"):
         create(tmp_path / name, LAYOUT, {"name": name})
     (tmp_path / "a" / "config.yaml").write_text("not: [a config")
-    with serving(tmp_path) as (url, _):
+    with serving(tmp_path, LocalBackend()) as (url, _):
         damaged, whole = httpx.get(f"{url}/v1/sweeps", trust_env=False).json()["sweeps"]
     assert damaged["id"] == "a"
     assert "cannot be opened" in damaged["error"]
     assert str(tmp_path) not in damaged["error"]
     assert whole["samples"]["pending"] == 10
+    assert whole["state"] == "stopped"
+
+
+def test_what_was_submitted_and_has_no_results_yet_is_listed_and_told_as_such(tmp_path):
+    create(tmp_path / "b", LAYOUT, {"name": "b"})
+    me = psutil.Process()
+    begun = DriverRecord("submitted", host=socket.gethostname(), pid=me.pid, began=me.create_time(), planned=7)
+    write_record(tmp_path / "a", begun)
+    write_record(tmp_path / "removed", replace(begun, life="done"))
+    with serving(tmp_path, LocalBackend()) as (url, _), httpx.Client(base_url=url, trust_env=False) as ask:
+        submitted, made = ask.get("/v1/sweeps").json()["sweeps"]
+        unread = ask.get("/v1/sweeps/a/spectra")
+        absent = ask.get("/v1/sweeps/c/spectra")
+        ours = ask.get("/v1/sweeps/a/status").json()
+    assert submitted == {"id": "a", "state": "submitted", "planned": 7, "message": ""}
+    assert made["id"] == "b"
+    assert (unread.status_code, unread.json()["error"]) == (
+        404,
+        "a has no results yet; GET /v1/sweeps/a/status says how it is",
+    )
+    assert "there is no sweep c" in absent.json()["error"]
+    assert ours["state"] == "submitted"
 
 
 def test_spectra_as_json_hold_the_good_samples_with_their_numbers(ask):
@@ -279,6 +308,22 @@ def test_health_and_the_description_of_the_routes_need_no_sweep(ask):
     assert ask.get("/healthz").json() == {"status": "ok"}
     paths = ask.get("/openapi.json").json()["paths"]
     assert {"/v1/sweeps", "/v1/sweeps/{id}/spectra", "/v1/sweeps/{id}/cancel"} <= set(paths)
+
+
+def test_the_description_says_how_failures_are_answered(ask):
+    described = ask.get("/openapi.json").json()
+    failed = described["components"]["schemas"]["ErrorAnswer"]["properties"]
+    for methods in described["paths"].values():
+        for operation in methods.values():
+            assert {code for code in operation["responses"] if code >= "4"} == {"4XX", "5XX"}
+    answer = ask.get("/v1/sweeps/mine/spectra", params={"limit": "x"})
+    assert (answer.status_code, set(answer.json())) == (422, set(failed))
+
+
+def test_the_job_that_the_description_shows_is_one(ask):
+    described = ask.get("/openapi.json").json()["paths"]["/v1/sweeps"]["post"]["requestBody"]["content"]
+    job, _ = read_job(json.dumps(described["application/json"]["example"]).encode(), "application/json")
+    assert job.name == "faces"
 
 
 def test_the_page_of_the_routes_needs_no_other_host(ask):

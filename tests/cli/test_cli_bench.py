@@ -153,3 +153,9 @@ def test_ctrl_c_leaves_no_process(tmp_path):
     process.communicate(timeout=20)
     assert process.returncode == cli.EXIT_INTERRUPTED
     assert not any(child.is_running() for child in children)
+
+
+def test_a_simulation_of_no_gpus_is_bad_usage(pullback):
+    said = pullback("bench", "scheduler", "--gpus", "0")
+    assert said.code == 2
+    assert "Traceback" not in said.err

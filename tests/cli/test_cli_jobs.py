@@ -1,5 +1,7 @@
 """`status --watch` and `logs --follow`, with states as a cluster might tell them."""
 
+from dataclasses import replace
+
 import pytest
 
 from pullback.cluster import jobs
@@ -18,6 +20,23 @@ def told(here, monkeypatch):
     monkeypatch.setattr(jobs, "state_of", lambda store: answers.pop(0) if len(answers) > 1 else answers[0])
     monkeypatch.setattr("pullback.cli.jobs._LOOK_SECONDS", 0.01)
     return answers
+
+
+def test_a_status_before_the_first_result_says_so(pullback, told):
+    begun = DriverRecord("running", shards={"pending": 4}, workers={"ready": 1})
+    told += [replace(RUNNING, good=0, pending=4, driver=begun)]
+    said = pullback("status", "mine")
+    assert said.code == 0
+    assert "no results yet" in said.out
+    told[:] = [replace(RUNNING, driver=replace(begun, samples_per_second=0.5))]
+    assert "0.50 samples/s, 6 s left" in pullback("status", "mine").out
+
+
+def test_logs_of_a_sweep_that_only_begins_say_so_and_are_no_error(pullback, told):
+    told += [SweepState("submitted", "mine", planned=4, pending=4)]
+    said = pullback("logs", "mine")
+    assert (said.code, said.out) == (0, "")
+    assert "submitted: its driver has told nothing yet" in said.err
 
 
 def test_a_watch_outlasts_a_cluster_that_does_not_answer_for_a_moment(pullback, told):

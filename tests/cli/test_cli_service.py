@@ -18,9 +18,13 @@ def test_tokens_are_made_listed_and_removed(pullback, tmp_path):
     assert made.next_commands() == [f"pullback serve --tokens {file}"]
     assert made.out.strip() not in file.read_text() + made.err
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert pullback("tokens", "list", "--file", file).out.startswith("anna  read    20")
+    assert re.search(r"anna\s+read\s+20", pullback("tokens", "list", "--file", file).out)
+    (listed,) = pullback("tokens", "list", "--file", file, "--json").json
+    assert {key: listed[key] for key in ("name", "scope")} == {"name": "anna", "scope": "read"}
     assert pullback("tokens", "remove", "anna", "--file", file).code == 0
-    assert pullback("tokens", "list", "--file", file).out == ""
+    emptied = pullback("tokens", "list", "--file", file)
+    assert (emptied.code, emptied.out) == (0, "")
+    assert "no tokens in" in emptied.err
     assert pullback("tokens", "add", "bo", "--scope", "all", "--file", file).code == 2
 
 

@@ -14,7 +14,7 @@ from pullback.cluster.pool import RayPool, _remove_left_folders, _short_temporar
 from pullback.errors import SweepError
 from pullback.store.reader import open_sweep
 from pullback.store.schema import GOOD, QUARANTINED, Reason
-from pullback.sweep.control import state_of
+from pullback.sweep.control import read_record, state_of
 from pullback.sweep.plan import make_plan
 from pullback.sweep.run import run_sweep, serial_pool
 from pullback.sweep.schedule import Budgets
@@ -35,6 +35,9 @@ def test_actors_give_what_the_serial_pool_gives(our_ray, make_job, tmp_path):
     by_actors, in_process = open_sweep(tmp_path / "pool").dataset(), open_sweep(tmp_path / "serial").dataset()
     assert outcome.status.good == 7
     assert outcome.failed == ()
+    ended = read_record(job.store_path)
+    assert ended is not None
+    assert {state: many for state, many in ended.shards.items() if many} == {"committed": 4}
     np.testing.assert_array_equal(by_actors["latent"].values, in_process["latent"].values)
     np.testing.assert_allclose(by_actors["eigenvalue"].values, in_process["eigenvalue"].values, rtol=1e-5)
 

@@ -235,6 +235,16 @@ def test_codes_that_are_not_finite_are_refused(value):
         metric_at(Linear(), MSE, codes)
 
 
+def test_the_name_of_a_distance_is_no_distance_and_the_way_to_one_is_told():
+    with pytest.raises(PullbackError, match=r"load_distance\('lpips'\), not 'mse'"):
+        metric_at(Linear(), "mse", torch.zeros(6))
+
+
+def test_a_metric_is_shown_by_its_shape():
+    shown = repr(metric_at(Linear(), MSE, torch.zeros(3, 6), components=2, method="gauss_newton"))
+    assert shown == "PullbackMetric(n=6, eigenvalues=[3, 2], method='gauss_newton', device='cpu')"
+
+
 @pytest.mark.parametrize("components", [0, -1, 7])
 def test_more_components_than_there_are_and_fewer_than_one_are_refused(components):
     with pytest.raises(PullbackError, match=f"between 1 and 6.*not {components}"):

@@ -223,7 +223,7 @@ def test_a_missing_file_is_told_with_the_working_directory(tmp_path, monkeypatch
 
 
 def test_a_folder_is_no_job(tmp_path):
-    with pytest.raises(SpecError, match="it cannot be read: Is a directory"):
+    with pytest.raises(SpecError, match="it is a folder, and a job is a YAML file"):
         load_job(tmp_path)
 
 

@@ -208,6 +208,7 @@ def test_fixed_pieces_that_do_not_fit_into_memory_are_a_problem():
     found = problems(job(resources={"batch": 10_000, "tangents": 6, "memory_gib": 0.1}))
     assert len(found) == 1
     assert "batch of 10000 and 6 tangents" in found[0]
+    assert "raise resources.memory_gib" in found[0]
 
 
 # Sizes

@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Security
+from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from starlette.middleware import Middleware
 
@@ -19,7 +20,7 @@ from pullback.api.catalog import Catalog
 from pullback.api.guard import Guard
 from pullback.api.limits import Threads
 from pullback.api.observe import Observer
-from pullback.api.problems import answer_errors
+from pullback.api.problems import ERRORS, answer_errors
 from pullback.api.routes import Service, routes
 from pullback.api.sweep_metrics import SweepCollector
 from pullback.api.tokens import TokenFile
@@ -107,5 +108,9 @@ def create_app(
         followers=settings.followers,
         poll_seconds=settings.poll_seconds,
     )
-    app.include_router(routes(app.state.service))
+    # the guard decides; this is what OpenAPI says of it
+    scheme = HTTPBearer(auto_error=False, description="A token of `pullback tokens add`.")
+    app.include_router(
+        routes(app.state.service), responses=ERRORS, dependencies=[Security(scheme)] if tokens is not None else []
+    )
     return app

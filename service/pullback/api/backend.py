@@ -17,9 +17,8 @@ from pullback.spec import JobSpec, load_job
 from pullback.store.folders import is_vacant
 from pullback.store.reader import open_sweep
 from pullback.sweep import background
-from pullback.sweep.control import DriverRecord, SweepState, beside, events_path, request_cancel, state_of
-
-_LAST_WORDS = 2000
+from pullback.sweep.control import AT_WORK, DriverRecord, SweepState, beside, events_path, request_cancel, state_of
+from pullback.sweep.identity import differences
 
 
 @dataclass(frozen=True)
@@ -81,13 +80,13 @@ class LocalBackend:
     def submit(self, job: JobSpec, text: str) -> Submission:
         """See `Backend`."""
         with self._lock:
-            created = not _is_known(job)
             state = "done" if _is_done(job.store_path) else self._state_of(job.store_path)
+            created = not _is_known(job, state in AT_WORK)
             if state == "cancelling":
                 raise StoreError(
                     f"{job.name} is being cancelled; nothing was started. Submit it again when it is cancelled."
                 )
-            if state not in ("done", "submitted", "starting", "running"):
+            if state != "done" and state not in AT_WORK:
                 background.start(job, self._command)
         return Submission(job.name, created)
 
@@ -95,14 +94,10 @@ class LocalBackend:
         """See `Backend`."""
         found = self._found(path)
         driver = found.driver or DriverRecord("submitted")
-        message = found.message
-        # what was started here had no time to write down why
-        if found.state == "failed" and driver.life == "submitted" and not driver.submission:
-            message = _last_words(path) or message
         return {
             "state": found.state,
             **{name: getattr(found, name) for name in ("planned", "good", "quarantined", "pending")},
-            "message": message,
+            "message": found.message,
             "snapshot": found.snapshot,
             "updated": driver.updated,
             "shards": dict(driver.shards),
@@ -149,30 +144,27 @@ class ClusterBackend(LocalBackend):
         return jobs.cancel(path)
 
 
-def _is_known(job: JobSpec) -> bool:
-    """Whether this very job was submitted or run before; raises StoreError where another one has its name."""
-    path = job.store_path
+def _is_known(job: JobSpec, at_work: bool) -> bool:
+    """Whether this very job was submitted or run before; raises StoreError where another one has its name.
+
+    A job that ended before it made a store has left nothing, and another may take its name.
+    """
+    path, here = job.store_path, job.complete()
     if not is_vacant(path):
-        there = open_sweep(path).provenance.get("spec")
+        there = open_sweep(path).provenance.get("spec", {})
     elif beside(path, "job").is_file():
         there = load_job(beside(path, "job")).complete()
+        if not at_work and there != here:
+            return False
     else:
         return False
-    if there != job.complete():
+    if there != here:
         raise StoreError(
-            f"another job has the name {job.name}; it was left as it is. Give this one another name, or submit "
-            "exactly the same job to go on with that one."
+            f"another job has the name {job.name}, which differs in {'; '.join(differences(there, here))}. It was left "
+            "as it is. Give this one another name, or submit exactly the same job to go on with that one."
         )
     return True
 
 
 def _is_done(path: Path) -> bool:
     return not is_vacant(path) and open_sweep(path).status().pending == 0
-
-
-def _last_words(path: Path) -> str:
-    """The end of what a driver printed."""
-    try:
-        return beside(path, "log").read_text(encoding="utf-8", errors="replace").strip()[-_LAST_WORDS:]
-    except OSError:
-        return ""

@@ -23,6 +23,7 @@ from pullback.store.reader import Sweep, open_sweep
 from pullback.store.repository import is_repository
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_SUBMITTED = re.compile(r"\.(.+)\.driver\.json")  # see `sweep.control`
 _KEPT_OPEN = 16
 
 
@@ -79,6 +80,12 @@ class Catalog:
         """The ids of all sweeps, in order."""
         return sorted(name for name in self._folders() if is_repository(self.folder / name))
 
+    def submitted(self) -> list[str]:
+        """The ids under which something was submitted and no sweep is, in order."""
+        known = (_SUBMITTED.fullmatch(name) for name in self._names())
+        ids = {match[1] for match in known if match and is_id(match[1])}
+        return sorted(id for id in ids if not self.has(id))
+
     def has(self, id: str) -> bool:
         """Whether there is a sweep of that id."""
         return id in self._folders() and is_repository(self.folder / id)
@@ -104,6 +111,8 @@ class Catalog:
         """
         path = self.place(id)
         if not self.has(id):
+            if id in self.submitted():
+                raise RequestError(404, f"{id} has no results yet; GET /v1/sweeps/{id}/status says how it is")
             raise _missing(id)
         inode = path.stat().st_ino  # a folder that took the place of another has snapshots of its own
         if snapshot is None:
@@ -126,6 +135,13 @@ class Catalog:
                 return {entry.name for entry in entries if is_id(entry.name) and entry.is_dir(follow_symlinks=False)}
         except FileNotFoundError:
             return set()
+
+    def _names(self) -> list[str]:
+        """What lies in the folder."""
+        try:
+            return [path.name for path in self.folder.iterdir()]
+        except FileNotFoundError:
+            return []
 
     def _keep(self, key: tuple[str, int, str], opened: Opened) -> Opened:
         """The one that is kept open already, or else this one from now on."""

@@ -152,9 +152,10 @@ class Client:
             status = self.status(id)
             if status["state"] not in _ACTIVE:
                 return status
-            if end is not None and time.monotonic() + poll > end:
+            left = poll if end is None else end - time.monotonic()
+            if left <= 0:
                 raise ServiceError(f"{id} is {status['state']} still after {timeout:g} s; it goes on by itself")
-            time.sleep(poll)
+            time.sleep(min(poll, left))
 
     def spectra(
         self,
@@ -280,6 +281,8 @@ def _given(**params: str | None) -> dict[str, str]:
 def _range(asked: slice | None) -> str | None:
     if asked is None:
         return None
+    if not isinstance(asked, slice):
+        raise ServiceError(f"a range is a slice, such as slice(0, 10), not {asked!r}")
     if asked.step not in (None, 1) or any(end is not None and end < 0 for end in (asked.start, asked.stop)):
         raise ServiceError(f"{asked} counts from the end or in steps, which is not served; take the whole and select")
     return f"{'' if asked.start is None else asked.start}:{'' if asked.stop is None else asked.stop}"

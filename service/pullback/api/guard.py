@@ -112,9 +112,11 @@ class Guard:
             logger.error("%s", error)
             raise _RefusedError(503, "the service cannot read its tokens; tell whoever runs it") from None
         if token is None:
+            needed = "a token is needed: send the header `Authorization: Bearer TOKEN`"
+            unknown = "no such token is known; it may have been removed. Ask whoever runs the service for another"
             raise _RefusedError(
                 HTTPStatus.UNAUTHORIZED,
-                "a token is needed: send the header `Authorization: Bearer TOKEN`",
+                unknown if scheme.lower() == b"bearer" and presented.strip() else needed,
                 www_authenticate='Bearer realm="pullback"',
             )
         if scope["method"] not in READING_METHODS and token.scope != "submit":

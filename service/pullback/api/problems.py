@@ -10,11 +10,27 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from pullback.errors import PullbackError, SpecError, StoreError
 
 _LONGEST_SHOWN = 60
+_MOST_PROBLEMS = 50
+
+
+class ErrorAnswer(BaseModel):
+    """What every answer of 400 and above holds."""
+
+    error: str
+    problems: list[str] = Field([], description="What is wrong in a job or the parameters, one sentence each.")
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorAnswer, "description": "It is refused: `error` says why, and what to do."},
+    "5XX": {"model": ErrorAnswer, "description": "The service cannot answer now; nothing is lost."},
+}
+"""How a failure is answered, for OpenAPI."""
 
 
 class RequestError(PullbackError):
@@ -35,7 +51,8 @@ def error_answer(status: int, message: str, problems: Sequence[str] = (), **head
     """The answer to a request that fails; a header's name has `_` in place of `-`."""
     content: dict[str, Any] = {"error": message}
     if problems:
-        content["problems"] = list(problems)
+        left = len(problems) - _MOST_PROBLEMS
+        content["problems"] = [*problems[:_MOST_PROBLEMS], *([f"and {left} more"] if left > 0 else [])]
     return JSONResponse(content, status, {name.replace("_", "-"): value for name, value in headers.items()})
 
 

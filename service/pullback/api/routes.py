@@ -24,16 +24,23 @@ from pullback.api.problems import RequestError
 from pullback.api.selection import At, EigenvectorsQuery, Pieces, SpectraQuery, eigenvectors, spectra
 from pullback.api.tables import MEDIA, Table
 from pullback.errors import StoreError
+from pullback.sweep.control import AT_WORK
 
 _JSON = "application/json"
 _NO_SCRIPTS = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox"
 _NUMBERS: dict[int | str, dict[str, Any]] = {
     200: {"content": {media: {} for media in MEDIA.values()}, "description": "The numbers, in the format asked for."}
 }
+_EXAMPLE = {
+    "name": "faces",
+    "generator": {"name": "dcgan-faces"},
+    "distance": {"name": "lpips", "trunk": "alex"},
+    "samples": {"count": 100, "seed": 0},
+}
 _JOB: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "content": {media: {"schema": {"type": "object"}} for media in (_JSON, *YAML_TYPES)},
+        "content": {media: {"schema": {"type": "object"}, "example": _EXAMPLE} for media in (_JSON, *YAML_TYPES)},
     }
 }
 
@@ -122,6 +129,22 @@ class Service:
             state["message"] = self.catalog.without_paths(state["message"])
         return state
 
+    def ids(self) -> list[str]:
+        """All that may be asked for, in order: the sweeps, and what was submitted and is none yet."""
+        listed = {"failed", *AT_WORK}  # else somebody removed the sweep
+        submitted = [id for id in self.catalog.submitted() if self.state(id)["state"] in listed]
+        return sorted({*self.catalog.ids(), *submitted})
+
+    def summary(self, id: str) -> dict[str, Any]:
+        """What a list says of a sweep; of one that has no results yet, how it is."""
+        try:
+            state = self.state(id)
+            if not self.catalog.has(id):
+                return {key: state[key] for key in ("id", "state", "planned", "message")}
+            return {**self.catalog.open(id).summary(), "state": state["state"]}
+        except StoreError as error:  # one damaged sweep must not hide the others
+            return {"id": id, "error": self.catalog.without_paths(str(error))}
+
     def journal(self, id: str) -> Path | None:
         """Where a sweep's events are."""
         return self.backend.events(self.catalog.place(id))
@@ -170,19 +193,19 @@ def routes(service: Service) -> APIRouter:
 
     @router.get("/v1/sweeps", tags=["sweeps"])
     async def sweeps(request: Request, query: Annotated[ListQuery, Query()]) -> Response:
-        """The sweeps, by id; `next` is null on the last page."""
+        """The sweeps, by id, with the state of each; `next` is null on the last page."""
 
         def read() -> Response:
-            ids = [id for id in service.catalog.ids() if id > query.after]
+            ids = [id for id in service.ids() if id > query.after]
             page = ids[: query.limit]
-            content = {"sweeps": [_summary(service.catalog, id) for id in page], "next": None}
+            content = {"sweeps": [service.summary(id) for id in page], "next": None}
             if len(ids) > len(page):
                 content["next"] = page[-1]  # type: ignore[assignment]
             return _tagged(request, _json(content), _JSON)
 
         return await service.threads.run(read)
 
-    @router.post("/v1/sweeps", tags=["sweeps"], openapi_extra=_JOB)
+    @router.post("/v1/sweeps", tags=["sweeps"], openapi_extra=_JOB, responses={201: {"description": "It is new."}})
     async def submit(request: Request) -> Response:
         """Submit a job. The same job again is the same sweep: it is gone on with if it stopped, and answered 200."""
         body = await request.body()
@@ -229,7 +252,7 @@ def routes(service: Service) -> APIRouter:
 
         return await service.threads.run(read)
 
-    @router.post("/v1/sweeps/{id}/cancel", tags=["sweeps"])
+    @router.post("/v1/sweeps/{id}/cancel", tags=["sweeps"], responses={202: {"description": "Its driver is asked."}})
     async def cancel(id: str) -> Response:
         """Ask for a stop after the work at hand. What is done is kept; submit the same job to go on."""
 
@@ -265,19 +288,12 @@ def routes(service: Service) -> APIRouter:
     return router
 
 
-def _summary(catalog: Catalog, id: str) -> dict[str, Any]:
-    try:
-        return catalog.open(id).summary()
-    except StoreError as error:  # one damaged sweep must not hide the others
-        return {"id": id, "error": catalog.without_paths(str(error))}
-
-
 def _analysis(opened: Opened) -> Analysis:
     analysis = Analysis.load(opened.sweep)
     if analysis is None:
         raise RequestError(
             404,
-            f"no analysis of snapshot {opened.sweep.snapshot} is kept; where the sweep lies, make one with: "
+            f"no analysis of snapshot {opened.sweep.snapshot} is kept; in the folder that is served, make one with: "
             f"pullback analyze {opened.id}",
         )
     return analysis

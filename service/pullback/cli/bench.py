@@ -90,7 +90,7 @@ def bench_scaling(
 
 @bench_app.command("scheduler")
 def bench_scheduler(
-    gpus: Annotated[list[int] | None, typer.Option(help="Simulated GPUs; may be given again.")] = None,
+    gpus: Annotated[list[int] | None, typer.Option(min=1, help="Simulated GPUs; may be given again.")] = None,
     shard_seconds: Annotated[float, typer.Option(min=0.1, help="What a shard takes on average.")] = 60.0,
     as_json: AsJson = False,
 ) -> None:

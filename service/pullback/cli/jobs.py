@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from pullback import display, progress
 from pullback.cli.common import AsJson, Job, err, make_plan_of, print_json, shown, store_at
-from pullback.errors import PullbackError, StoreError, SweepError
+from pullback.errors import PullbackError, SweepError
 
 if TYPE_CHECKING:
     from pullback.sweep.control import SweepState
@@ -129,8 +129,7 @@ def logs(
     if not follow:
         _, text = _told_by(store)
         if not text:
-            _state(store)  # for its error, where there is no such sweep
-            raise StoreError(f"{store} has no journal yet; see `pullback status`.")
+            err.print(_nothing_told(_state(store)))  # whose error tells of no such sweep
         print(text, end="")
         return
     at: dict[str, int] = {}
@@ -140,9 +139,13 @@ def logs(
         except SweepError:  # its cluster is silent; whether it stays so is seen with the state
             continue
         if not text and not at:
-            err.print(f"{found.state}: its driver has told nothing yet")
+            err.print(_nothing_told(found))
         print(text[at.get(source, 0) :], end="", flush=True)
         at[source] = len(text)
+
+
+def _nothing_told(found: "SweepState") -> str:
+    return f"{found.state}: its driver has told nothing yet"
 
 
 def _looks(store: Path, found: "SweepState") -> Iterator["SweepState"]:

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 import typer
 from rich.markup import escape
 
-from pullback.cli.common import err, shown
+from pullback import display
+from pullback.cli.common import AsJson, err, print_json, shown
 from pullback.cli.jobs import Address
 
 app = typer.Typer()
@@ -50,7 +51,8 @@ def serve(
         )
 
         def ready(url: str) -> None:
-            err.print(f"serving {escape(str(folder))} at {url} (its routes: {url}/docs); Ctrl-C ends it")
+            header = "" if known is None else ", with a token in the header `Authorization: Bearer TOKEN`"
+            err.print(f"serving {escape(str(folder))} at {url} (its routes: {url}/docs{header}); Ctrl-C ends it")
             if not folder.is_dir():
                 err.print(f"[yellow]there is no folder {escape(str(folder))} yet;[/] the first job makes it")
             if not is_loopback(host):
@@ -78,14 +80,19 @@ def add(
 
 
 @tokens_app.command("list")
-def list_(file: TokensFile = _TOKENS) -> None:
+def list_(file: TokensFile = _TOKENS, as_json: AsJson = False) -> None:
     """List the tokens of a file: name, scope, when made."""
     from pullback.api.tokens import TokenFile
 
-    tokens = TokenFile(file).tokens()
-    widest = max((len(token.name) for token in tokens), default=0)
-    for token in tokens:
-        print(f"{token.name:<{widest}}  {token.scope:<6}  {token.created}")
+    tokens = [
+        {"name": token.name, "scope": token.scope, "created": token.created} for token in TokenFile(file).tokens()
+    ]
+    if as_json:
+        print_json(tokens)
+    elif tokens:
+        display.tokens_table(tokens, display.out())
+    else:
+        err.print(f"no tokens in {escape(str(file))}; make one with: pullback tokens add NAME --scope read")
 
 
 @tokens_app.command("remove")

@@ -1,7 +1,7 @@
 """Commands that make sweeps and look at them."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -84,13 +84,13 @@ def list_(
     folder: Annotated[str, typer.Argument(help="The folder that holds sweeps, or s3://bucket/prefix.")] = "sweeps",
     as_json: AsJson = False,
 ) -> None:
-    """List the sweeps in a folder."""
+    """List the sweeps in a folder, and the state of each."""
     from pullback.store.reader import list_sweeps
 
     sweeps = []
     for sweep in list_sweeps(folder):
         try:
-            sweeps.append(display.sweep_dict(sweep))
+            sweeps.append(_told(sweep))
         except StoreError as error:  # one damaged sweep must not hide the others
             err.print(f"[yellow]left out:[/] {escape(str(error))}")
     if as_json:
@@ -104,11 +104,14 @@ def list_(
 @app.command()
 def show(sweep: SweepPath, as_json: AsJson = False) -> None:
     """Show one sweep: how far it is, and what it was computed from."""
-    opened = open_at(sweep)
-    if as_json:
-        print_json(display.sweep_dict(opened))
-    else:
-        display.sweep_table(opened, display.out())
+    content = _told(open_at(sweep))
+    print_json(content) if as_json else display.sweep_table(content, display.out())
+
+
+def _told(sweep: "Sweep") -> dict[str, Any]:
+    from pullback.sweep.control import state_of
+
+    return display.sweep_dict(sweep, state_of(sweep.location).state)
 
 
 @app.command()

@@ -104,12 +104,10 @@ class RayPool:
                         self._start(scheduler)
                     self._hand_out(scheduler)
                 if time.monotonic() - told >= _TICK_SECONDS:  # counting 200,000 shards takes a while
-                    yield PoolState(
-                        {state.value: many for state, many in scheduler.states().items()},
-                        {state.value: many for state, many in scheduler.actors().items()},
-                    )
+                    yield _state_of(scheduler)
                     told = time.monotonic()
                 yield from self._outcomes(scheduler, stopping)
+            yield _state_of(scheduler)
             for shard, attempts, error in scheduler.given_up():
                 yield ShardFailed(shard, error, attempts)
         finally:
@@ -220,6 +218,13 @@ def kind_of(error: RayError) -> tuple[Failure, bool]:
         return Failure.PREEMPTED, True
     node_died = isinstance(error, NodeDiedError) or ("node" in str(error).lower() and "died" in str(error).lower())
     return (Failure.LOST if node_died and "worker process" not in str(error) else Failure.CRASH), True
+
+
+def _state_of(scheduler: Scheduler) -> PoolState:
+    return PoolState(
+        {state.value: many for state, many in scheduler.states().items()},
+        {state.value: many for state, many in scheduler.actors().items()},
+    )
 
 
 def _event(name: str, worker: str, task: Task | None, message: str) -> Event:

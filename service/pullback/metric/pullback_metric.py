@@ -72,6 +72,10 @@ def metric_at(
         SpecError: the condition does not fit the generator, or the method the distance.
     """
     check_once(generator)
+    if not isinstance(distance, Distance):
+        raise PullbackError(
+            f"a distance of `load_distance` is needed, such as load_distance('lpips'), not {distance!r}"
+        )
     codes = torch.as_tensor(z).to(like(generator))
     single = codes.dim() == 1
     codes = codes[None] if single else codes

@@ -12,7 +12,7 @@ from pullback.metric.certificate import CHECKS, MEASURES, Certificate, check_mat
 from pullback.metric.eigen import eigendecompose
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PullbackMetric:
     """Metric tensors at latent codes. For a single code [n] the batch axis is absent.
 
@@ -44,6 +44,11 @@ class PullbackMetric:
     blocks: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     batch: int = 1
     tangents: int = 1
+
+    def __repr__(self) -> str:
+        n = self.eigenvectors.shape[-1]
+        shape, device = list(self.eigenvalues.shape), self.eigenvalues.device
+        return f"PullbackMetric(n={n}, eigenvalues={shape}, method={self.method!r}, device={str(device)!r})"
 
     @property
     def converged(self) -> Tensor:

@@ -37,9 +37,12 @@ STALE_SECONDS = 60.0
 RENEWED_SECONDS = 1.0
 _SOON = 10.0
 """Seconds in which a submitted process has to be known."""
+_LAST_WORDS = 2000
 
 Life = Literal["submitted", "starting", "running", "done", "failed", "cancelled", "interrupted"]
 State = Literal["submitted", "starting", "running", "cancelling", "done", "failed", "cancelled", "stopped"]
+AT_WORK: frozenset[State] = frozenset({"submitted", "starting", "running", "cancelling"})
+"""The states that somebody is at work in, or will be."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ class SweepState:
         """0 done, 4 done with quarantined samples, 3 not at its end yet, 1 failed or stopped."""
         if self.state == "done":
             return 4 if self.quarantined else 0
-        return 1 if self.state in ("failed", "stopped", "cancelled") else 3
+        return 3 if self.state in AT_WORK else 1
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -302,7 +305,10 @@ def _without_end(record: DriverRecord | None, store: Location | Path | str) -> t
     if record.life == "submitted":
         if record.submission or record.alive or (record.pid == 0 and time.time() - record.updated < _SOON):
             return "submitted", ""
-        return "failed", f"its driver ended before it began; see {beside(store, 'log')}. {GO_ON}"
+        words = _last_words(store)
+        return "failed", f"its driver ended before it began: {words}" if words else (
+            f"its driver ended before it began, without a word; see {beside(store, 'log')}. {GO_ON}"
+        )
     if record.alive:
         return record.life, ""  # type: ignore[return-value]
     if record.life == "failed":
@@ -312,6 +318,14 @@ def _without_end(record: DriverRecord | None, store: Location | Path | str) -> t
     if record.life in ("starting", "running"):
         return "stopped", f"its driver is gone without a word (killed, or its machine is). {GO_ON}"
     return "stopped", f"nobody is at work on it. {GO_ON}"
+
+
+def _last_words(store: Location | Path | str) -> str:
+    """The end of what a driver printed, which had no time to write down why it ended."""
+    try:
+        return beside(store, "log").read_text(encoding="utf-8", errors="replace").strip()[-_LAST_WORDS:]
+    except OSError:
+        return ""
 
 
 def beside(store: Location | Path | str, what: Literal["driver", "cancel", "events", "job", "log"]) -> Path:

@@ -101,7 +101,7 @@ def existing_store(address: Location | Path | str, provenance: dict[str, Any]) -
             "Give this job another `store`"
         )
     if store.provenance.get("sweep_id") != provenance["sweep_id"]:
-        changed = _differences(store.provenance.get("identity", {}), provenance["identity"])
+        changed = differences(store.provenance.get("identity", {}), provenance["identity"])
         raise StoreError(
             f"{location} holds another sweep, {store.provenance.get('name')!r}, which differs in {'; '.join(changed)}. "
             "It was not touched. Give this job another `store`"
@@ -119,7 +119,7 @@ def refuse_another(job: JobSpec) -> None:
     if is_free(place):
         return
     there = open_sweep(place).provenance
-    changed = _differences(there.get("identity", {}).get("spec", {}), _without_paths(job.canonical()))
+    changed = differences(there.get("identity", {}).get("spec", {}), _without_paths(job.canonical()))
     if changed:
         raise StoreError(
             f"{place} holds another sweep, {there.get('name')!r}, which differs from the job in {'; '.join(changed)}. "
@@ -136,14 +136,14 @@ def _without_paths(spec: dict[str, Any]) -> dict[str, Any]:
     return {**spec, "generator": generator, "distance": distance}
 
 
-def _differences(there: dict[str, Any], here: dict[str, Any], path: str = "") -> list[str]:
-    """The keys in which two identities differ, with both values."""
+def differences(there: dict[str, Any], here: dict[str, Any], path: str = "") -> list[str]:
+    """The keys in which two identities or jobs differ, with both values."""
     found: list[str] = []
     for key in sorted({*there, *here}):
         mine, theirs = here.get(key, _DEFAULT), there.get(key, _DEFAULT)
         name = f"{path}.{key}" if path else key
         if isinstance(mine, dict) or isinstance(theirs, dict):
-            found += _differences(_without_default(theirs), _without_default(mine), name)
+            found += differences(_without_default(theirs), _without_default(mine), name)
         elif mine != theirs:
             shown = ["the default" if side is _DEFAULT else repr(side) for side in (theirs, mine)]
             found.append(f"{name.removeprefix('spec.')} ({shown[0]} there, {shown[1]} here)")

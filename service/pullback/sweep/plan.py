@@ -343,7 +343,8 @@ def _fit(
             held=2 * 4 * layout.shard_size * layout.components * layout.latent_dim,  # eigenvectors, and joined
         )
     except MemoryPlanError as error:
-        problems.append(f"memory: {error}")
+        more = "" if asked == "auto" else " Or raise resources.memory_gib."
+        problems.append(f"memory: {error}{more}")
         return None
 
 
