@@ -18,6 +18,7 @@ from pullback.store.repository import SweepStore
 from pullback.store.schema import ShardRecord
 from pullback.sweep import run, worker
 from pullback.sweep.latents import sample_latents
+from pullback.sweep.schedule import Task
 from toy_generators import Smooth
 
 BAD_SIGN = -1.0
@@ -138,6 +139,27 @@ def dying_after_the_write() -> Smooth:
             os._exit(1)
         return result
 
+    return _in_a_worker("write_shard", write)
+
+
+def writing_once_the_next_is_computed() -> Smooth:
+    """The first write ends when the computing of another shard has begun; it is marked where that does not happen."""
+    plain, compute, begun = worker.write_shard, worker.Worker.compute, []
+
+    def write(fork: bytes, record: ShardRecord) -> bytes:
+        end = time.monotonic() + 20
+        while len(begun) < 2 and time.monotonic() < end:
+            time.sleep(0.01)
+        if len(begun) < 2:
+            first_time("waited-in-vain")
+        return plain(fork, record)
+
+    def computing(self: worker.Worker, task: Task) -> tuple[ShardRecord, list[str]]:
+        begun.append(task.shard)
+        return compute(self, task)
+
+    if IN_A_WORKER:
+        worker.Worker.compute = computing
     return _in_a_worker("write_shard", write)
 
 

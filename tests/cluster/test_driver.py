@@ -252,6 +252,23 @@ def test_what_is_gone_on_with_is_a_new_submission_and_what_runs_is_not(folder, m
     assert [job.submission_id[-2:] for job in cluster.known] == ["-1", "-2", "-3"]
 
 
+def test_of_two_submitters_at_the_same_moment_one_begins_and_the_other_attaches(folder, monkeypatch):
+    cluster = Cluster()
+    submit = cluster.submit_job
+
+    def slower(**what):
+        """Somebody else's submission of the same sweep comes in between."""
+        cluster.known.append(Job(what["submission_id"], "PENDING"))
+        submit(**what)
+
+    cluster.submit_job = slower
+    monkeypatch.setattr(jobs, "_client", lambda address, seconds: cluster)
+    sweep = identify(job_of())
+    assert not jobs.submit_to("http://head:8265", sweep)
+    assert [job.submission_id for job in cluster.known] == [f"pullback-{sweep.sweep_id}-1"]
+    assert read_record("mine").submission == f"pullback-{sweep.sweep_id}-1"
+
+
 def test_a_submission_that_fails_leaves_everything_as_it_was(folder, monkeypatch):
     cluster = Cluster()
     cluster.submit_job = lambda **what: (_ for _ in ()).throw(RuntimeError("no room"))

@@ -10,11 +10,11 @@ from pullback.cluster.pool import ray
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 
 QUICK = {"health_check_initial_delay_ms": 500, "health_check_period_ms": 500, "health_check_failure_threshold": 2}
-"""How soon Ray notices that a machine is gone; by default some 15 s."""
+"""How soon Ray notices that a machine is gone; by default after some 15 s, in which its workers just do not answer."""
 
 
-@pytest.fixture(scope="module")
-def head(tmp_path_factory):
+@pytest.fixture(scope="module", params=[QUICK, {}], ids=["noticed-soon", "noticed-late"])
+def head(tmp_path_factory, request):
     """One machine, as far as Ray knows, which holds the driver and no worker."""
     from ray.cluster_utils import Cluster
 
@@ -22,7 +22,7 @@ def head(tmp_path_factory):
     if ray.is_initialized():
         ray.shutdown()
     options = {"node_ip_address": "127.0.0.1", "object_store_memory": 100 * 2**20, "include_dashboard": False}
-    made = Cluster(initialize_head=True, head_node_args={**options, "num_cpus": 0, "_system_config": QUICK})
+    made = Cluster(initialize_head=True, head_node_args={**options, "num_cpus": 0, "_system_config": request.param})
     made.options = options
     ray.init(address=made.address, log_to_driver=False)
     yield made

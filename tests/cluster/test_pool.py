@@ -10,14 +10,14 @@ import pytest
 from pool_runs import bad_samples, events, order_of, run_all, run_here
 
 # Ray comes through the pool: its package sets what Ray reads when it is first imported.
-from pullback.cluster.pool import RayPool, _remove_left_folders, _short_temporary_folder, local_ray, ray
-from pullback.errors import SweepError
+from pullback.cluster.pool import RayPool, _remove_left_folders, _short_temporary_folder, kind_of, local_ray, ray
+from pullback.errors import DeviceError, MemoryPlanError, SweepError
 from pullback.store.reader import open_sweep
 from pullback.store.schema import GOOD, QUARANTINED, Reason
 from pullback.sweep.control import read_record, state_of
 from pullback.sweep.plan import make_plan
 from pullback.sweep.run import run_sweep, serial_pool
-from pullback.sweep.schedule import Budgets
+from pullback.sweep.schedule import Budgets, Failure
 from pullback.sweep.worker import ShardDone
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
@@ -130,6 +130,77 @@ def test_a_worker_that_does_not_answer_while_it_loads_is_replaced_and_costs_no_s
     outcome, _ = run_here(job)
     assert (outcome.failed, outcome.status.good) == ((), 6)
     assert [event["worker"] for event in events(job) if event["event"] == "could not start"] == ["worker-0"]
+
+
+def test_a_worker_that_falls_silent_with_two_shards_ends_no_run(our_ray, make_job, monkeypatch):
+    get, wait, silent, together = ray.get, ray.wait, [], []
+
+    def at_once(references, **options):
+        """Both shards of the worker come in the same moment, as both calls of a lost one fail."""
+        if len(references) == 2 and not together:
+            together.append(references)
+            options = {"num_returns": 2, "timeout": 60}
+        return wait(references, **options)
+
+    def once_silent(reference, **options):
+        if together and not silent:
+            silent.append(reference)
+            raise ray.exceptions.ActorUnavailableError("the network", None)
+        return get(reference, **options)
+
+    monkeypatch.setattr(ray, "wait", at_once)
+    monkeypatch.setattr(ray, "get", once_silent)
+    job = make_job("toy_generators:smooth", count=6, shard_size=1, workers=1)
+    outcome, workers = run_here(job)
+    assert len(silent) == 1
+    assert (outcome.failed, outcome.status.good, workers) == ((), 6, 1)
+    assert [event["event"] for event in events(job)].count("unavailable") == 1
+
+
+def raised(cause):
+    return ray.exceptions.RayTaskError("run", "Traceback ...", cause)
+
+
+def died(message, preempted=False):
+    """As Ray tells that an actor is gone."""
+    protobuf = ray.core.generated.common_pb2
+    context = protobuf.ActorDiedErrorContext(actor_id=b"0" * 16, class_name="Actor", error_message=message)
+    if preempted:
+        context.node_death_info.reason = protobuf.NodeDeathInfo.AUTOSCALER_DRAIN_PREEMPTED
+    return ray.exceptions.ActorDiedError(context)
+
+
+OF_A_PROCESS = (
+    "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker "
+    "unexpectedly exits with a connection error code 2. End of file."
+)
+OF_A_NODE = (
+    "The actor is dead because its node has died. Node Id: 0xab12, NodeIp: 10.0.0.7, the actor's node was terminated "
+    "unexpectedly: health check failed due to missing too many heartbeats"
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "failure", "process_is_gone"),
+    [
+        (raised(SweepError("sample 3: ValueError")), Failure.ERROR, False),
+        (raised(MemoryPlanError("not even one code")), Failure.MEMORY, False),
+        (raised(DeviceError("CUDA error: an illegal memory access")), Failure.CRASH, True),
+        (ray.exceptions.OutOfMemoryError("killed by the memory monitor"), Failure.MEMORY, True),
+        (died(OF_A_PROCESS), Failure.CRASH, True),
+        (died(OF_A_NODE, preempted=True), Failure.PREEMPTED, True),
+        (died(OF_A_NODE), Failure.LOST, True),
+        (ray.exceptions.NodeDiedError("health check"), Failure.LOST, True),
+    ],
+)
+def test_each_of_rays_errors_is_charged_to_its_own_budget(error, failure, process_is_gone):
+    assert kind_of(error) == (failure, process_is_gone)
+
+
+def test_a_worker_computes_a_shard_while_it_writes_the_one_before(our_ray, make_job, mark_path):
+    outcome, _ = run_here(make_job("fragile_generators:writing_once_the_next_is_computed", count=4, workers=1))
+    assert (outcome.failed, outcome.status.good) == ((), 4)
+    assert not mark_path.with_name(f"{mark_path.name}-waited-in-vain").exists()
 
 
 def test_a_device_that_faults_ends_its_process_and_its_sample_is_left_out(our_ray, make_job):

@@ -1,6 +1,8 @@
 """The driver, with workers in the same process: what is computed, committed, and never done twice."""
 
 import json
+import os
+import signal
 import sys
 from contextlib import contextmanager
 
@@ -12,7 +14,7 @@ from pullback.distances import load_distance
 from pullback.errors import SpecError, StoreError, SweepError
 from pullback.metric import metric_at
 from pullback.store.reader import open_sweep
-from pullback.store.repository import hold
+from pullback.store.repository import SweepStore, hold
 from pullback.store.schema import GOOD, QUARANTINED
 from pullback.sweep.control import events_path
 from pullback.sweep.latents import sample_latents
@@ -125,6 +127,20 @@ def test_an_interrupt_keeps_what_was_done_and_the_next_run_does_the_rest_only(co
     assert outcome.computed == 3
     assert computed == [0, 1, 2, 3]
     assert (seen[0].done, seen[0].started_with, seen[-1].done) == (4, 4, 7)
+
+
+def test_a_second_interrupt_does_not_keep_what_was_done_from_being_committed(monkeypatch):
+    commit = SweepStore.commit
+
+    def interrupted(self, message):
+        os.kill(os.getpid(), signal.SIGINT)
+        return commit(self, message)
+
+    monkeypatch.setattr(SweepStore, "commit", interrupted)
+    outcome = run(pool=stopping_after(2, KeyboardInterrupt()))
+    assert outcome.interrupted
+    assert outcome.status.good == outcome.computed == 4
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "and the next one counts again"
 
 
 def test_an_interrupted_sweep_ends_with_the_very_numbers_of_one_that_was_not():

@@ -123,6 +123,20 @@ def test_a_shard_without_an_innocent_sample_that_goes_on_dying_is_given_up():
     assert (number, error) == (0, "while it writes")
 
 
+@pytest.mark.parametrize("shards", [1, 2])
+def test_where_every_process_dies_no_sample_is_condemned(shards):
+    scheduler = Scheduler(samples_of(shards, 8), Budgets(deaths_in_a_row=1000))
+    for worker in map(str, range(1000)):
+        if scheduler.over:
+            break
+        scheduler.starting(worker)
+        scheduler.ready(worker)
+        assert scheduler.next_task(worker, 0.0) is not None
+        scheduler.dead(worker, Failure.CRASH, "killed")
+    assert scheduler.over
+    assert [number for number, _, _ in scheduler.given_up()] == list(range(shards)), "a later run tries them again"
+
+
 def test_several_samples_that_kill_are_found_together():
     done = run(started(1, size=16, actors=("a", "b")), ["a", "b"], killers=[0, 7, 8, 15])
     assert done[0].skip == {0, 7, 8, 15}

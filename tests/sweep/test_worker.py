@@ -6,7 +6,7 @@ import torch
 from sweep_jobs import job
 
 from pullback.distances import load_distance
-from pullback.errors import SweepError
+from pullback.errors import SweepError, WorkCancelledError
 from pullback.metric import metric_at, pullback_metric
 from pullback.store.schema import GOOD, QUARANTINED, SHARD_ARRAYS, Reason
 from pullback.sweep import worker as worker_module
@@ -58,6 +58,20 @@ def test_the_same_shard_again_is_the_same_to_the_last_bit(here):
         np.testing.assert_array_equal(again, first[name], err_msg=name)
     for name, elsewhere in arrays(computed(a_worker(job(), here), 1)).items():
         np.testing.assert_array_equal(elsewhere, first[name], err_msg=name)
+
+
+@pytest.mark.parametrize("batches", [0, 1, 3])
+def test_a_wish_to_stop_is_fulfilled_after_the_batch_at_hand(here, monkeypatch, batches):
+    worker = a_worker(job(resources={"shard_size": 7}), here)
+    filled, fill = [], Worker._fill
+    monkeypatch.setattr(worker_module, "codes_together", lambda batch, latent_dim: batch)
+    monkeypatch.setattr(
+        Worker, "_fill", lambda self, record, places, *rest: (filled.append(places), fill(self, record, places, *rest))
+    )
+    worker.stop_when = lambda: len(filled) >= batches
+    with pytest.raises(WorkCancelledError, match="it is still pending"):
+        worker.compute(Task(0, 0))
+    assert filled == [[place] for place in range(batches)]
 
 
 def test_a_record_holds_the_metrics_of_its_own_samples(here):

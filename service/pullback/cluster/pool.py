@@ -152,6 +152,8 @@ class RayPool:
             self._ask_all = True  # time alone makes a second start due
             yield None
         for reference in ready:
+            if reference not in self._calls:
+                continue  # of a worker that has just been found not to answer
             name, task = self._calls.pop(reference)
             self._hungry.add(name)
             if name not in self._handles:
@@ -177,7 +179,8 @@ class RayPool:
                     continue
                 self._failed(scheduler, name, task, error)
                 self._ask_all = True
-                yield _event("could not start" if task is None else "failed", name, task, reason_of(error))
+                what = "failed" if task is not None else "died" if name in self._loaded else "could not start"
+                yield _event(what, name, task, reason_of(error))
             else:
                 if task is None:
                     self._loaded.add(name)

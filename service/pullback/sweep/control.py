@@ -63,6 +63,7 @@ class DriverRecord:
         samples_per_second: of this run.
         commit_seconds: what the last commit took.
         memory_bytes: resident memory of the driver.
+        snapshot: the last commit, once the driver has ended by itself.
     """
 
     life: Life
@@ -79,6 +80,7 @@ class DriverRecord:
     samples_per_second: float = 0.0
     commit_seconds: float = 0.0
     memory_bytes: int = 0
+    snapshot: str = ""
 
     @property
     def is_here(self) -> bool:
@@ -276,7 +278,9 @@ def state_of(store: Location | Path | str) -> SweepState:
         planned = record.planned
         return SweepState(state, locate(store).name, planned, pending=planned, message=message, driver=record)
     status = sweep.status()
-    if status.pending == 0 and not (record is not None and (record.alive or record.life == "failed")):
+    # a driver that judged the results as they are now; an older one that failed says nothing of what others did since
+    failed = record is not None and record.life == "failed" and record.snapshot == sweep.snapshot
+    if status.pending == 0 and not (record is not None and (record.alive or failed)):
         state, message = "done", ""
     else:
         state, message = _without_end(record, store)

@@ -203,7 +203,8 @@ def run_sweep(plan: Plan, pool: PoolFactory, report: Callable[[Progress], None] 
         )
         # the journal first: who follows it stops at the end that the record tells
         driver.note(_life(outcome), **status.as_dict(), message=outcome.broken)
-        driver.tell(life=_life(outcome), message=outcome.broken or "; ".join(each.error for each in outcome.failed))
+        why = outcome.broken or "; ".join(each.error for each in outcome.failed)
+        driver.tell(life=_life(outcome), message=why, snapshot=outcome.snapshot)
         return outcome
 
 

@@ -389,7 +389,11 @@ class Scheduler:
         """One of the parts has been tried; with the last of them the whole shard is computed, without the guilty."""
         shard = self._shards[number]
         shard.probes -= 1
-        if shard.probes == 0 and shard.state is ShardState.RETRY:
+        if shard.probes or shard.state is not ShardState.RETRY:
+            return
+        if len(shard.samples) > 1 and len(shard.guilty) == len(shard.samples):
+            self._give_up(shard)  # no sample survived: it is the place that kills, and samples are not condemned for it
+        else:
             self._waiting.append((number, None))
 
     def _give_up(self, shard: _Shard) -> None:
