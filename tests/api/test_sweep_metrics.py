@@ -15,7 +15,8 @@ from pullback.api.catalog import Catalog
 from pullback.api.sweep_metrics import SweepCollector
 from pullback.api.tokens import TokenFile, add_token
 from pullback.store.repository import create
-from pullback.sweep.control import DriverRecord, beside, write_record
+from pullback.sweep.beside import beside
+from pullback.sweep.control import DriverRecord, write_record
 
 
 def at_work(**facts) -> DriverRecord:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 import xarray as xr
@@ -38,7 +39,6 @@ def test_a_sweep_lives_in_an_object_store_from_its_job_to_its_report(bucket, her
     xr.testing.assert_identical(there.drop_attrs().drop_vars("seconds"), local.drop_attrs().drop_vars("seconds"))
     shown = pullback("show", sweep, "--json").json
     assert (shown["path"], shown["samples"]["good"]) == (sweep, 5)
-    pytest.importorskip("obstore")
     assert [row["path"] for row in pullback("ls", bucket, "--json").json] == [sweep]
     analyzed = pullback("analyze", sweep, "--draws", "20")
     assert analyzed.code == 0, analyzed.err
@@ -70,3 +70,31 @@ def test_a_server_that_does_not_answer_is_one_line(bucket, here, pullback, monke
         said = pullback(command, f"{bucket}/mine")
         assert said.code == 1
         assert said.err.startswith(f"error: {bucket}/mine cannot be reached: nothing answers at AWS_ENDPOINT_URL")
+
+
+def test_a_sweep_is_seen_and_cancelled_from_another_machine(bucket, here, job, pullback, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.setattr("pullback.sweep.control.socket.gethostname", lambda: "a laptop")
+    job(
+        "there.yaml",
+        generator="toy_generators:slow",
+        store=f"{bucket}/mine",
+        samples={"count": 100},
+        resources={"shard_size": 2},
+    )
+    command = [sys.executable, "-m", "pullback", "run", "there.yaml", "--serial"]
+    environment = {**os.environ, "XDG_STATE_HOME": str(here / "elsewhere")}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as driver:
+        end = time.monotonic() + 60
+        while (state := pullback("status", f"{bucket}/mine", "--json")).code or state.json["state"] != "running":
+            assert time.monotonic() < end, state.err
+            time.sleep(0.2)
+        assert state.json["driver"]["pid"] == driver.pid
+        assert "attached" in pullback("submit", "there.yaml").err, "no second driver beside it"
+        assert pullback("cancel", f"{bucket}/mine").code == 0
+        assert pullback("status", f"{bucket}/mine", "--json").json["state"] == "cancelling"
+        assert driver.wait(60) == 130
+    assert pullback("status", f"{bucket}/mine", "--json").json["state"] == "cancelled"
+    assert 0 < open_sweep(f"{bucket}/mine").status().pending < 100
+    again = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=environment, timeout=120, check=False)
+    assert again.returncode == 0, "the wish of before is none of this run's"

@@ -12,7 +12,8 @@ from pullback.cluster import driver, jobs
 from pullback.errors import SpecError, SweepError
 from pullback.spec import JobSpec
 from pullback.store.reader import SweepStatus
-from pullback.sweep.control import DriverRecord, beside, read_record, write_record
+from pullback.sweep.beside import beside
+from pullback.sweep.control import DriverRecord, read_record, write_record
 from pullback.sweep.plan import identify, make_plan
 from pullback.sweep.run import Outcome, ShardFailed
 

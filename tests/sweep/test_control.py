@@ -13,9 +13,9 @@ from sweep_jobs import job
 from pullback.errors import StoreError
 from pullback.store.location import locate
 from pullback.sweep import control
+from pullback.sweep.beside import beside
 from pullback.sweep.control import (
     DriverRecord,
-    beside,
     driving,
     events_path,
     read_record,
@@ -150,9 +150,9 @@ def test_a_record_of_a_later_version_is_read_and_one_of_nonsense_is_none():
 def test_the_journal_tells_the_end_before_the_record_does(monkeypatch):
     told, write = [], control.write_record
 
-    def writing(store, record):
+    def writing(store, record, shared):
         told.append((record.life, events()[-1]["event"] if events_path(STORE).exists() else ""))
-        write(store, record)
+        write(store, record, shared)
 
     monkeypatch.setattr(control, "write_record", writing)
     run()
@@ -238,7 +238,7 @@ def test_a_journal_that_cannot_be_written_ends_no_sweep(here):
 
 
 def test_files_about_a_sweep_in_an_object_store_lie_on_this_machine(here, monkeypatch):
-    monkeypatch.setattr(control, "user_state_path", lambda name: here / name)
+    monkeypatch.setattr("pullback.sweep.beside.user_state_path", lambda name: here / name)
     one, other = (beside(f"s3://{bucket}/sweeps/toy", "driver") for bucket in ("mine", "yours"))
     assert one.parent == other.parent == here / "pullback" / "sweeps"
     assert one != other

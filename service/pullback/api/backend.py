@@ -17,7 +17,8 @@ from pullback.spec import JobSpec, load_job
 from pullback.store.folders import is_vacant
 from pullback.store.reader import open_sweep
 from pullback.sweep import background
-from pullback.sweep.control import AT_WORK, DriverRecord, SweepState, beside, events_path, request_cancel, state_of
+from pullback.sweep.beside import beside
+from pullback.sweep.control import AT_WORK, DriverRecord, SweepState, events_path, request_cancel, state_of
 from pullback.sweep.identity import differences
 
 

@@ -171,7 +171,8 @@ def _looks(store: Path, found: "SweepState") -> Iterator["SweepState"]:
 
 def _told_by(store: Path) -> tuple[str, str]:
     """What there is to read of a sweep's latest driver, and who tells it."""
-    from pullback.sweep.control import beside, events_path, read_record
+    from pullback.sweep.beside import beside
+    from pullback.sweep.control import events_path, read_record
 
     record = read_record(store)
     if record is not None and record.submission and record.life == "submitted":

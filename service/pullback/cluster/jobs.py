@@ -27,7 +27,7 @@ from pullback.sweep.control import (
     DriverRecord,
     SweepState,
     announce,
-    beside,
+    forget_record,
     read_record,
     write_record,
 )
@@ -117,7 +117,7 @@ def submit_to(address: str, sweep: "Identified") -> bool:
             if last + 1 in _attempts(client, sweep.sweep_id):
                 return False  # somebody else was faster
             if earlier is None:
-                beside(place, "driver").unlink(missing_ok=True)
+                forget_record(place)
             else:
                 write_record(place, earlier)
             raise

@@ -5,7 +5,7 @@
 - `location`: addresses of sweeps, and the storage behind them.
 - `lock`: one driver a sweep, where it is a folder.
 - `opening`: opening repositories, reading from and committing to them; what Zarr and Icechunk raise ends there.
-- `listing`: what is inside a folder or a prefix.
+- `objects`: what is inside a folder or a prefix, and small objects beside sweeps.
 - `repository`: creating, writing and committing.
 - `reader`: reading one snapshot, as `xarray.Dataset`, and exporting it as plain Zarr.
 - `derived`: results computed from a sweep, kept beside it.

@@ -20,8 +20,8 @@ from zarr.storage import LocalStore
 from pullback.errors import StoreError
 from pullback.store import bulk
 from pullback.store.folders import local_path, whole_folder
-from pullback.store.listing import children
 from pullback.store.location import Location, locate
+from pullback.store.objects import children
 from pullback.store.opening import (
     array_of,
     damaged,

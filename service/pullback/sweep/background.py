@@ -19,7 +19,8 @@ from filelock import FileLock, Timeout
 
 from pullback.errors import SweepError
 from pullback.spec import JobSpec
-from pullback.sweep.control import DriverRecord, announce, beside, read_record, write_record
+from pullback.sweep.beside import beside
+from pullback.sweep.control import DriverRecord, announce, is_wished, read_record, write_record
 
 COMMAND = (sys.executable, "-m", "pullback", "run")
 """What runs the job's file that is put behind it."""
@@ -59,7 +60,7 @@ def _start(job: JobSpec, command: Sequence[str]) -> bool:
     store = job.store_path
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while (earlier := read_record(store)) is not None and earlier.alive:
-        if not beside(store, "cancel").exists():
+        if not is_wished(store):
             return False
         if time.monotonic() > deadline:
             raise SweepError(

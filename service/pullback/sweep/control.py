@@ -6,10 +6,9 @@
 
 The truth about results is the store's alone; these files add what a store cannot know: whether anybody is at work, and
 why nobody is. They are right at every moment, because a reader never believes a record whose process is gone.
-Of a sweep in an object store the files lie in this machine's state folder.
+Of a sweep in an object store, other machines see the record some seconds late, and can leave the wish (`beside`).
 """
 
-import hashlib
 import json
 import os
 import socket
@@ -22,19 +21,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
-from platformdirs import user_state_path
 from pydantic import TypeAdapter
 
 from pullback.errors import StoreError
 from pullback.store.location import Location, locate
 from pullback.store.opening import is_free
 from pullback.store.reader import open_sweep
+from pullback.sweep.beside import beside, share, shared
 
 SUBMISSION_VARIABLE = "PULLBACK_SUBMISSION"
 """Tells a driver that a cluster starts under which name it was submitted, and to which address: `name@address`."""
 STALE_SECONDS = 60.0
 """A record of another machine that is older than this is of a driver that is gone."""
 RENEWED_SECONDS = 1.0
+_SHARED_SECONDS = 5.0
+"""How often a record is renewed in an object store."""
+_LOOK_SECONDS = 2.0
+"""How often a wish is looked for there."""
 _SOON = 10.0
 """Seconds in which a submitted process has to be known."""
 _LAST_WORDS = 2000
@@ -158,13 +161,17 @@ class Driver:
             submission=submission,
             address=address,
         )
-        self._written = 0.0
+        self._written = self._shared = self._looked = 0.0
+        self._wished = False
         self._renew(force=True)
 
     def cancelled(self) -> bool:
         """Whether somebody wants this run to stop. As it is asked often, the record is renewed besides."""
         self._renew()
-        return beside(self._store, "cancel").exists()
+        if not self._wished and time.time() - self._looked > _LOOK_SECONDS:
+            self._looked = time.time()
+            self._wished = shared(self._store, "cancel") is not None
+        return self._wished or beside(self._store, "cancel").exists()
 
     def tell(self, **changes: Any) -> None:
         """Change fields of the record; it is written at most every second, unless `life` changes."""
@@ -188,7 +195,9 @@ class Driver:
             return
         self._written = now
         record = replace(self._record, updated=now, memory_bytes=self._process.memory_info().rss)
-        write_record(self._store, record)
+        shared = force or now - self._shared > _SHARED_SECONDS
+        write_record(self._store, record, shared)
+        self._shared = now if shared else self._shared
 
 
 @contextmanager
@@ -216,6 +225,12 @@ def _forget_older_wish(store: Location | Path | str) -> None:
 def _forget_wish(store: Location | Path | str) -> None:
     with suppress(OSError):
         beside(store, "cancel").unlink()
+    share(store, "cancel", None)
+
+
+def is_wished(store: Location | Path | str) -> bool:
+    """Whether somebody wants the sweep's driver to stop."""
+    return beside(store, "cancel").exists() or shared(store, "cancel") is not None
 
 
 def announce(store: Location | Path | str, record: DriverRecord) -> None:
@@ -224,22 +239,42 @@ def announce(store: Location | Path | str, record: DriverRecord) -> None:
     write_record(store, record)
 
 
-def write_record(store: Location | Path | str, record: DriverRecord) -> None:
-    """Put a record in place of the one before; a reader sees either."""
+def write_record(store: Location | Path | str, record: DriverRecord, shared: bool = True) -> None:
+    """Put a record in place of the one before; a reader sees either.
+
+    Args:
+        store: the sweep's.
+        record: the new one.
+        shared: whether other machines shall see it, where the sweep is in an object store.
+    """
+    content = json.dumps(asdict(record))
+    if shared:
+        share(store, "driver", content.encode())
     path = beside(store, "driver")
     new = path.with_name(f"{path.name}.{os.getpid()}")
     with suppress(OSError):  # it is news, not results
         path.parent.mkdir(parents=True, exist_ok=True)
-        new.write_text(json.dumps(asdict(record)), encoding="utf-8")
+        new.write_text(content, encoding="utf-8")
         new.replace(path)
+
+
+def forget_record(store: Location | Path | str) -> None:
+    """Remove the record of a driver that never was."""
+    beside(store, "driver").unlink(missing_ok=True)
+    share(store, "driver", None)
 
 
 def read_record(store: Location | Path | str) -> DriverRecord | None:
     """The record of the sweep's last driver; None where there is none that can be read."""
-    try:
-        return _RECORD.validate_json(beside(store, "driver").read_bytes())  # a later version may know more fields
-    except (OSError, ValueError):
-        return None
+    contents = [shared(store, "driver")]
+    with suppress(OSError):
+        contents.append(beside(store, "driver").read_bytes())
+    records = []
+    for content in contents:
+        with suppress(ValueError):
+            if content is not None:
+                records.append(_RECORD.validate_json(content))  # a later version may know more fields
+    return max(records, key=lambda record: record.updated, default=None)
 
 
 def request_cancel(store: Location | Path | str) -> bool:
@@ -252,6 +287,7 @@ def request_cancel(store: Location | Path | str) -> bool:
     if record is None or not record.alive:
         return False
     beside(store, "cancel").touch()
+    share(store, "cancel", b"")
     return True
 
 
@@ -304,7 +340,7 @@ def _without_end(record: DriverRecord | None, store: Location | Path | str) -> t
     """The state of a sweep that is not done, and what to say of it."""
     if record is None:
         return "stopped", f"nobody is at work on it. {GO_ON}"
-    if record.alive and beside(store, "cancel").exists():
+    if record.alive and is_wished(store):
         return "cancelling", ""
     if record.life == "submitted":
         if record.submission or record.alive or (record.pid == 0 and time.time() - record.updated < _SOON):
@@ -330,16 +366,3 @@ def _last_words(store: Location | Path | str) -> str:
         return beside(store, "log").read_text(encoding="utf-8", errors="replace").strip()[-_LAST_WORDS:]
     except OSError:
         return ""
-
-
-def beside(store: Location | Path | str, what: Literal["driver", "cancel", "events", "job", "log"]) -> Path:
-    """Where a file about a sweep's driver lies: beside the sweep's folder, or in this machine's state folder."""
-    place = locate(store)
-    if place.is_local:
-        folder, name = place.path.absolute().parent, place.name
-    else:  # no two addresses share their files
-        folder = user_state_path("pullback") / "sweeps"
-        name = f"{place.name}-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
-        folder.mkdir(parents=True, exist_ok=True)
-    names = {"driver": f".{name}.driver.json", "cancel": f".{name}.cancel", "events": f"{name}.events.jsonl"}
-    return folder / {**names, "job": f".{name}.job.yaml", "log": f".{name}.log"}[what]

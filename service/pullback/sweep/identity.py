@@ -8,6 +8,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from pullback.store.schema import Layout
 
 FORMAT = 2
 """Version of the results' meaning; part of every sweep's identity."""
+_MAKING_SECONDS = 5.0
+"""How long another driver may take to make a store in an object store."""
 _CONVENTIONS = {
     "metric": "H = d²/dz² D²(G(z0), G(z)) at z = z0, with no factor of 1/2; 2 JᵀJ where D² is a sum of squares",
     "distance": "D² is the squared distance; LPIPS itself is a D² and is not squared again",
@@ -72,16 +75,18 @@ def attach_store(address: Location | Path | str, layout: Layout, provenance: dic
     Raises:
         StoreError: something else is there, or it cannot be written.
     """
-    store = existing_store(address, provenance)
-    if store is not None:
-        return store
-    try:
-        return create(address, layout, provenance)
-    except StoreError:
-        store = existing_store(address, provenance)
-        if store is None:
-            raise
-        return store
+    deadline = time.monotonic() + (0.0 if locate(address).is_local else _MAKING_SECONDS)
+    while (store := existing_store(address, provenance)) is None:
+        try:
+            return create(address, layout, provenance)
+        except StoreError:
+            store = existing_store(address, provenance)
+            if store is not None:
+                return store
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)  # the other one has begun and is not at its end
+    return store
 
 
 def existing_store(address: Location | Path | str, provenance: dict[str, Any]) -> SweepStore | None:
