@@ -39,6 +39,13 @@ def test_logs_of_a_sweep_that_only_begins_say_so_and_are_no_error(pullback, told
     assert "submitted: its driver has told nothing yet" in said.err
 
 
+def test_logs_of_a_clusters_driver_that_writes_on_its_own_disk_come_from_the_cluster(pullback, monkeypatch):
+    record = DriverRecord("running", host="head", submission="pullback-0123456789abcdef-1", address="http://head:8265")
+    monkeypatch.setattr("pullback.sweep.control.read_record", lambda store: record)
+    monkeypatch.setattr(jobs, "log_of", lambda record: f"printed by {record.submission}\n")
+    assert pullback("logs", "s3://bucket/mine").out == "printed by pullback-0123456789abcdef-1\n"
+
+
 def test_a_watch_outlasts_a_cluster_that_does_not_answer_for_a_moment(pullback, told):
     told += [RUNNING, UNSURE, UNSURE, RUNNING, DONE]
     watched = pullback("status", "mine", "--watch", "--exit-code")

@@ -91,6 +91,8 @@ def test_a_sweep_is_seen_and_cancelled_from_another_machine(bucket, here, job, p
             time.sleep(0.2)
         assert state.json["driver"]["pid"] == driver.pid
         assert "attached" in pullback("submit", "there.yaml").err, "no second driver beside it"
+        told = pullback("logs", f"{bucket}/mine")
+        assert (told.code, "where its driver was started" in told.err) == (1, True)
         assert pullback("cancel", f"{bucket}/mine").code == 0
         assert pullback("status", f"{bucket}/mine", "--json").json["state"] == "cancelling"
         assert driver.wait(60) == 130

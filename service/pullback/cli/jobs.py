@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from pullback import display, progress
 from pullback.cli.common import AsJson, Job, err, make_plan_of, print_json, shown, store_at
-from pullback.errors import PullbackError, SweepError
+from pullback.errors import PullbackError, StoreError, SweepError
 
 if TYPE_CHECKING:
     from pullback.sweep.control import SweepState
@@ -170,18 +170,27 @@ def _looks(store: Path, found: "SweepState") -> Iterator["SweepState"]:
 
 
 def _told_by(store: Path) -> tuple[str, str]:
-    """What there is to read of a sweep's latest driver, and who tells it."""
+    """What there is to read of a sweep's latest driver, and who tells it.
+
+    Raises:
+        StoreError: only another machine has it.
+    """
+    from pullback.store.location import locate
     from pullback.sweep.beside import beside
     from pullback.sweep.control import events_path, read_record
 
     record = read_record(store)
-    if record is not None and record.submission and record.life == "submitted":
+    begun = record is not None and record.life != "submitted"
+    elsewhere = record is not None and begun and not (locate(store).is_local or record.is_here)
+    if record is not None and record.submission and (elsewhere or not begun):
         # It did not begin yet, or its journal is on another machine's disk.
         from pullback.cluster.jobs import log_of
 
         return record.submission, log_of(record)
+    if record is not None and elsewhere:
+        raise StoreError(f"the journal of {store} lies on {record.host}, where its driver was started: see it there.")
     journal, printed = events_path(store), beside(store, "log")
-    for path in (printed, journal) if record is not None and record.life == "submitted" else (journal, printed):
+    for path in (journal, printed) if begun or record is None else (printed, journal):
         if path.exists():
             return path.name, path.read_text(encoding="utf-8", errors="replace")
     return "", ""
