@@ -42,7 +42,8 @@ def sweep_progress(console: Console) -> Iterator[Callable[["SweepProgress"], Non
             note = f"{rate:.2f}/s" if rate else "computing" if computed else "starting workers"
             if rate and progress.done < progress.planned:
                 note += f", {duration((progress.planned - progress.done) / rate)} left"
-            show(progress.done, progress.planned, f"{note}, {progress.quarantined} quarantined")
+            trouble = f"; {progress.trouble.splitlines()[0]}" if progress.trouble else ""
+            show(progress.done, progress.planned, f"{note}, {progress.quarantined} quarantined{escape(trouble)}")
 
         yield report
 

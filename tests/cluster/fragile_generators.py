@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from itertools import count
@@ -12,13 +13,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pullback.errors import StoreError
 from pullback.metric import result
 from pullback.spec.models import SamplesSpec
 from pullback.store.repository import SweepStore
 from pullback.store.schema import ShardRecord
 from pullback.sweep import run, worker
 from pullback.sweep.latents import sample_latents
-from pullback.sweep.schedule import Task
+from pullback.sweep.tasks import Task
 from toy_generators import Smooth
 
 BAD_SIGN = -1.0
@@ -166,15 +168,32 @@ def writing_once_the_next_is_computed() -> Smooth:
 def on_a_full_disk() -> Smooth:
     """The system refuses every write of a shard, as a full disk does, until a mark is there."""
     plain = worker.write_shard
+    worker.WRITE_PAUSES = (0.1,)
+    one_at_a_time = threading.Lock()  # the limit is the process's
 
     def write(fork: bytes, record: ShardRecord) -> bytes:
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        if not Path(f"{os.environ['PULLBACK_TEST_MARK']}-room").exists():
-            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-        try:
-            return plain(fork, record)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        with one_at_a_time:
+            limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+            if not Path(f"{os.environ['PULLBACK_TEST_MARK']}-room").exists():
+                resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+            try:
+                return plain(fork, record)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    return _in_a_worker("write_shard", write)
+
+
+def refused_for_a_while() -> Smooth:
+    """The storage refuses the first 14 writes: more than a worker tries, twice, for the two results that it has."""
+    plain, refused = worker.write_shard, []
+    worker.WRITE_PAUSES = (0.1, 0.1)
+
+    def write(fork: bytes, record: ShardRecord) -> bytes:
+        if len(refused) < 14:
+            refused.append(record.shard)
+            raise StoreError(f"shard {record.shard} could not be written (it is busy)")
+        return plain(fork, record)
 
     return _in_a_worker("write_shard", write)
 

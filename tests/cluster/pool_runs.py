@@ -17,7 +17,7 @@ from pullback.sweep.control import events_path, request_cancel
 from pullback.sweep.latents import sample_latents
 from pullback.sweep.plan import make_plan
 from pullback.sweep.run import Outcome, Progress, ShardFailed, run_sweep, serial_pool
-from pullback.sweep.schedule import Budgets
+from pullback.sweep.tasks import Budgets
 from pullback.sweep.worker import ShardDone, WorkOrder
 
 HERE = Path(__file__).parent

@@ -14,6 +14,7 @@ from pullback.store.audit import audit
 from pullback.store.reader import open_sweep
 from pullback.store.schema import GOOD, Reason
 from pullback.sweep.control import state_of
+from pullback.sweep.tasks import Budgets
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 
@@ -41,12 +42,28 @@ def test_a_worker_that_dies_around_its_write_costs_one_more_computation(our_ray,
 def test_a_full_disk_ends_the_run_with_one_message_and_the_next_run_goes_on(our_ray, make_job):
     job = make_job("fragile_generators:on_a_full_disk", count=64, shard_size=32, workers=1)
     with pytest.raises(StoreError, match=r"could not be written[\s\S]*not full, then run the sweep again"):
-        run_here(job)
+        run_here(job, budgets=Budgets(storage_seconds=0.5))
     assert state_of(job.store_path).state == "failed"
     assert open_sweep(job.store_path).status().pending == 64
     mark("room").touch()
     outcome, _ = run_here(job)
     assert outcome.status.good == 64
+    assert_equals_a_clean_run(job)
+
+
+def test_a_storage_that_refuses_for_a_while_costs_only_time_and_is_told_meanwhile(our_ray, make_job):
+    job = make_job("fragile_generators:refused_for_a_while", count=6, shard_size=3, workers=1)
+    told = set()
+
+    def report(progress):
+        told.add((progress.trouble, state_of(job.store_path).message))
+
+    outcome, workers = run_here(job, report=report)
+    assert (outcome.status.good, outcome.failed, workers) == (6, (), 1)
+    assert tally(job, "failed") >= 1
+    assert any("it is busy" in trouble for trouble, _ in told)
+    assert any("it is busy" in message for _, message in told), "and `status` says so"
+    assert state_of(job.store_path).message == ""
     assert_equals_a_clean_run(job)
 
 

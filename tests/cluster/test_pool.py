@@ -17,7 +17,7 @@ from pullback.store.schema import GOOD, QUARANTINED, Reason
 from pullback.sweep.control import read_record, state_of
 from pullback.sweep.plan import make_plan
 from pullback.sweep.run import run_sweep, serial_pool
-from pullback.sweep.schedule import Budgets, Failure
+from pullback.sweep.tasks import Budgets, Failure
 from pullback.sweep.worker import ShardDone
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]

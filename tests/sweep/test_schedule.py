@@ -1,12 +1,14 @@
 """The failure policy: what a scheduler does after every kind of failure, and laws that hold whatever happens."""
 
+import math
 import random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pullback.sweep.schedule import ActorState, Budgets, Failure, Scheduler, ShardState
+from pullback.sweep.schedule import Scheduler
+from pullback.sweep.tasks import ActorState, Budgets, Failure, ShardState
 
 
 def samples_of(shards, size=1):
@@ -37,12 +39,12 @@ def run(scheduler, actors, killers=(), raisers=(), most=10_000):
         samples = task.samples or tuple(scheduler._shards[task.shard].samples)
         computed = [sample for sample in samples if sample not in task.skip]
         if set(computed) & set(killers):
-            scheduler.dead(actor, Failure.CRASH, "it died")
+            scheduler.dead(actor, Failure.CRASH, "it died", 0.0)
             names[step % len(names)] = f"{actor}+"
             scheduler.starting(f"{actor}+")
             scheduler.ready(f"{actor}+")
         elif set(computed) & set(raisers) and not task.isolate:
-            scheduler.failed(task.number, Failure.ERROR, "it raised")
+            scheduler.failed(task.number, Failure.ERROR, "it raised", 0.0)
         elif scheduler.succeeded(task.number, now):
             done[task.shard] = task
     raise AssertionError("it went on for ever")
@@ -80,7 +82,7 @@ def test_an_error_is_tried_again_and_the_last_time_sample_by_sample():
     for _ in range(3):
         task = scheduler.next_task("a", 0.0)
         isolated.append(task.isolate)
-        scheduler.failed(task.number, Failure.ERROR, "it raised")
+        scheduler.failed(task.number, Failure.ERROR, "it raised", 0.0)
     assert isolated == [False, False, True]
     assert scheduler.over
     assert scheduler.given_up() == [(0, 3, "it raised")]
@@ -88,15 +90,15 @@ def test_an_error_is_tried_again_and_the_last_time_sample_by_sample():
 
 @pytest.mark.parametrize("failure", list(Failure))
 def test_each_kind_of_failure_has_its_own_budget(failure):
-    budgets = dict.fromkeys(("error", "memory", "lost", "preempted", "crash"), 0) | {failure.name.lower(): 3}
+    budgets = dict.fromkeys(("error", "memory", "lost", "preempted", "crash", "storage"), 0) | {failure.name.lower(): 3}
     scheduler = started(1, **budgets)
-    for _ in range(3):
-        task = scheduler.next_task("a", 0.0)
-        scheduler.failed(task.number, failure, "no")
+    for turn in range(3):
+        task = scheduler.next_task("a", 10.0 * turn)
+        scheduler.failed(task.number, failure, "no", 10.0 * turn)
         assert scheduler.state_of(0) is ShardState.RETRY
     others = [other for other in Failure if other is not failure]
     for other in others[:1]:
-        scheduler.failed(scheduler.next_task("a", 0.0).number, other, "another")
+        scheduler.failed(scheduler.next_task("a", 99.0).number, other, "another", 99.0)
     assert other is Failure.CRASH or scheduler.state_of(0) is ShardState.FAILED
 
 
@@ -113,11 +115,11 @@ def test_a_shard_without_an_innocent_sample_that_goes_on_dying_is_given_up():
     for worker in map(str, range(100)):
         if scheduler.over:
             break
-        assert scheduler.missing() == 1, "or it would wait for ever"
+        assert scheduler.missing(0.0) == 1, "or it would wait for ever"
         scheduler.starting(worker)
         scheduler.ready(worker)
         assert scheduler.next_task(worker, 0.0) is not None
-        scheduler.dead(worker, Failure.CRASH, "while it writes")
+        scheduler.dead(worker, Failure.CRASH, "while it writes", 0.0)
     assert scheduler.over
     ((number, _, error),) = scheduler.given_up()
     assert (number, error) == (0, "while it writes")
@@ -132,7 +134,7 @@ def test_where_every_process_dies_no_sample_is_condemned(shards):
         scheduler.starting(worker)
         scheduler.ready(worker)
         assert scheduler.next_task(worker, 0.0) is not None
-        scheduler.dead(worker, Failure.CRASH, "killed")
+        scheduler.dead(worker, Failure.CRASH, "killed", 0.0)
     assert scheduler.over
     assert [number for number, _, _ in scheduler.given_up()] == list(range(shards)), "a later run tries them again"
 
@@ -147,12 +149,12 @@ def test_a_process_that_dies_of_something_else_makes_no_sample_guilty():
     for turn in range(2):  # the shard, until it is taken apart
         task = scheduler.next_task(f"a{'+' * turn}" if turn else "a", 0.0)
         name = f"a{'+' * (turn + 1)}"
-        scheduler.dead("a" if turn == 0 else "a+", Failure.CRASH, "killed by hand")
+        scheduler.dead("a" if turn == 0 else "a+", Failure.CRASH, "killed by hand", 0.0)
         scheduler.starting(name)
         scheduler.ready(name)
     task = scheduler.next_task("a++", 0.0)
     assert len(task.samples) == 1
-    scheduler.dead("a++", Failure.CRASH, "killed by hand")
+    scheduler.dead("a++", Failure.CRASH, "killed by hand", 0.0)
     assert run_with_new(scheduler)[0].skip == frozenset()
 
 
@@ -165,7 +167,7 @@ def run_with_new(scheduler):
 def test_a_part_that_may_kill_is_alone_with_its_worker():
     scheduler = started(3, size=2, depth=2, crash=0)
     scheduler.next_task("a", 0.0)
-    scheduler.dead("a", Failure.CRASH, "it died")
+    scheduler.dead("a", Failure.CRASH, "it died", 0.0)
     scheduler.starting("b")
     scheduler.ready("b")
     assert scheduler.next_task("b", 0.0).samples is not None
@@ -176,7 +178,7 @@ def test_of_the_tasks_of_a_dead_worker_only_the_one_it_computed_pays():
     scheduler = started(2, depth=2, crash=0, size=4)
     scheduler.next_task("a", 0.0)
     scheduler.next_task("a", 0.0)
-    scheduler.dead("a", Failure.CRASH, "it died")
+    scheduler.dead("a", Failure.CRASH, "it died", 0.0)
     scheduler.starting("b")
     scheduler.ready("b")
     shards = {task.shard: task.samples for task in (scheduler.next_task("b", 0.0),)}
@@ -187,7 +189,7 @@ def test_of_the_tasks_of_a_dead_worker_only_the_one_it_computed_pays():
 def test_a_shard_of_a_lost_machine_is_given_to_another_at_once_and_pays_nothing():
     scheduler = started(1, actors=("a", "b"), crash=0, error=0)
     scheduler.next_task("a", 0.0)
-    scheduler.dead("a", Failure.LOST, "node died")
+    scheduler.dead("a", Failure.LOST, "node died", 0.0)
     task = scheduler.next_task("b", 0.0)
     assert (task.shard, task.samples, task.isolate) == (0, None, True)
 
@@ -209,17 +211,69 @@ def test_a_constructor_that_raises_ends_the_run_at_once_with_its_message():
     scheduler = Scheduler(samples_of(9), actors=4)
     for name in "abcd":
         scheduler.starting(name)
-    scheduler.could_not_start("a", "there is no such checkpoint")
+    scheduler.could_not_start("a", "there is no such checkpoint", 0.0)
     assert scheduler.over
     assert scheduler.fatal == "there is no such checkpoint"
-    assert scheduler.missing() == 0
+    assert scheduler.missing(0.0) == 0
 
 
 def test_a_constructor_that_raises_on_one_machine_does_not_end_what_runs_on_others():
     scheduler = started(3, actors=("a", "b"))
     scheduler.starting("c")
-    scheduler.could_not_start("c", "this disk is broken")
+    scheduler.could_not_start("c", "this disk is broken", 0.0)
     assert scheduler.fatal is None
+
+
+def test_after_a_second_worker_in_a_row_that_could_not_start_the_next_one_waits_longer_each_time():
+    scheduler = started(9, actors=("a", "b"))
+    scheduler.dead("b", Failure.LOST, "gone", 0.0)
+    now, waited = 10.0, []
+    for turn in range(8):
+        assert scheduler.missing(now) == 1
+        scheduler.starting(f"bad-{turn}")
+        scheduler.dead(f"bad-{turn}", Failure.LOST, "its machine has no driver", now)
+        began = now
+        while not scheduler.missing(now):
+            now += 0.5
+        waited.append(now - began)
+    assert waited == [1, 2, 4, 8, 16, 32, 60, 60]
+    scheduler.starting("good")
+    scheduler.ready("good")
+    scheduler.dead("good", Failure.LOST, "gone", now)
+    assert scheduler.missing(now) == 1, "one did start: nothing is held against the next"
+
+
+def test_a_worker_that_cannot_write_pauses_while_another_takes_its_shards():
+    scheduler = started(4, actors=("a", "b"), depth=2, storage_seconds=100.0)
+    lost = [scheduler.next_task("a", 0.0) for _ in range(2)]
+    for task in lost:
+        scheduler.failed(task.number, Failure.STORAGE, "read-only file system", 0.0)
+    assert "read-only" in scheduler.trouble
+    assert scheduler.next_task("a", 0.9) is None, "it pauses, and once for both"
+    assert scheduler.may_start_with_time
+    done = [scheduler.next_task("b", 0.5) for _ in range(2)]
+    for task in done:
+        assert scheduler.succeeded(task.number, 1.0)
+    assert scheduler.trouble == ""
+    again = scheduler.next_task("a", 1.0)
+    assert again.shard in {task.shard for task in lost}
+    scheduler.failed(again.number, Failure.STORAGE, "read-only file system", 1.0)
+    assert scheduler.next_task("a", 2.9) is None, "longer than before"
+    done = [scheduler.next_task("b", 200.0) for _ in range(2)]
+    assert all(scheduler.succeeded(task.number, 201.0) for task in done)
+    assert scheduler.over
+    assert scheduler.fatal is None, "the other one could write all the time"
+
+
+def test_the_run_ends_once_nobody_could_write_for_long_and_not_for_one_slow_shard():
+    scheduler = started(9, actors=("a", "b"), storage_seconds=100.0)
+    now = 0.0
+    for turn in range(3):
+        assert scheduler.fatal is None
+        task = scheduler.next_task("ab"[turn % 2], now)
+        now += 90.0
+        scheduler.failed(task.number, Failure.STORAGE, "no space left on device", now)
+    assert (scheduler.fatal, scheduler.fatal_failure) == ("no space left on device", Failure.STORAGE)
 
 
 def test_workers_that_only_die_end_the_run():
@@ -227,7 +281,7 @@ def test_workers_that_only_die_end_the_run():
     for turn in range(4):
         assert scheduler.fatal is None
         scheduler.next_task(f"{turn}" if turn else "a", 0.0)
-        scheduler.dead(f"{turn}" if turn else "a", Failure.CRASH, "it died")
+        scheduler.dead(f"{turn}" if turn else "a", Failure.CRASH, "it died", 0.0)
         scheduler.starting(f"{turn + 1}")
         scheduler.ready(f"{turn + 1}")
     assert scheduler.fatal == "it died"
@@ -246,7 +300,6 @@ def test_what_takes_much_longer_than_usual_is_started_twice_and_the_first_result
     assert scheduler.succeeded(again.number, 5.0)
     assert scheduler.over
     assert not scheduler.succeeded(slow.number, 6.0)
-    assert scheduler.repeated == 1
 
 
 def test_a_second_copy_outlives_the_failure_of_the_first():
@@ -255,7 +308,7 @@ def test_a_second_copy_outlives_the_failure_of_the_first():
     for turn in range(3):
         scheduler.succeeded(scheduler.next_task("b", float(turn)).number, turn + 1.0)
     again = scheduler.next_task("b", 50.0)
-    scheduler.dead("a", Failure.LOST, "node died")
+    scheduler.dead("a", Failure.LOST, "node died", 0.0)
     assert scheduler.succeeded(again.number, 51.0)
     assert scheduler.states()[ShardState.COMMITTED] == 4
     assert slow.shard == again.shard
@@ -263,12 +316,12 @@ def test_a_second_copy_outlives_the_failure_of_the_first():
 
 def test_workers_are_wanted_as_long_as_they_are_of_use():
     scheduler = Scheduler(samples_of(2), actors=8)
-    assert scheduler.missing() == 2
+    assert scheduler.missing(0.0) == 2
     scheduler.starting("a")
     scheduler.ready("a")
-    assert scheduler.missing() == 1
-    scheduler.dead("a", Failure.LOST, "gone")
-    assert scheduler.missing() == 2
+    assert scheduler.missing(0.0) == 1
+    scheduler.dead("a", Failure.LOST, "gone", 0.0)
+    assert scheduler.missing(0.0) == 2
 
 
 @settings(max_examples=200, deadline=None)
@@ -278,13 +331,15 @@ def test_workers_are_wanted_as_long_as_they_are_of_use():
 def test_whatever_happens_every_shard_ends_and_none_is_accepted_twice(shards, size, actors, depth, rate, seed):
     """Random successes, failures of all kinds, deaths and silences."""
     chance = random.Random(seed)
-    scheduler = Scheduler(samples_of(shards, size), Budgets(deaths_in_a_row=10**6), depth, actors)
+    scheduler = Scheduler(
+        samples_of(shards, size), Budgets(deaths_in_a_row=10**6, storage_seconds=math.inf), depth, actors
+    )
     accepted, held, names, now = [], {}, iter(range(10**6)), 0.0
     for _ in range(200_000):
         if scheduler.over:
             break
         now += chance.random()
-        for _ in range(scheduler.missing()):
+        for _ in range(scheduler.missing(now)):
             name = f"w{next(names)}"
             scheduler.starting(name)
             scheduler.ready(name)
@@ -299,9 +354,9 @@ def test_whatever_happens_every_shard_ends_and_none_is_accepted_twice(shards, si
                 if scheduler.succeeded(task.number, now):
                     accepted.append(task.shard)
             elif chance.random() < 0.5:
-                scheduler.failed(task.number, chance.choice(list(Failure)), "bad luck")
+                scheduler.failed(task.number, chance.choice(list(Failure)), "bad luck", now)
             elif chance.random() < 0.5:
-                scheduler.dead(actor, chance.choice(list(Failure)), "worse luck")
+                scheduler.dead(actor, chance.choice(list(Failure)), "worse luck", now)
                 del held[actor]
             else:
                 scheduler.unavailable(actor)
@@ -311,5 +366,6 @@ def test_whatever_happens_every_shard_ends_and_none_is_accepted_twice(shards, si
     assert scheduler.fatal is None
     assert len(accepted) == len(set(accepted))
     counts = scheduler.states()
+    assert counts == {state: sum(scheduler.state_of(each) is state for each in range(shards)) for state in ShardState}
     assert counts[ShardState.COMMITTED] == len(accepted)
     assert counts[ShardState.COMMITTED] + counts[ShardState.FAILED] == shards

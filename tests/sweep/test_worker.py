@@ -6,13 +6,13 @@ import torch
 from sweep_jobs import job
 
 from pullback.distances import load_distance
-from pullback.errors import SweepError, WorkCancelledError
+from pullback.errors import StoreError, SweepError, WorkCancelledError
 from pullback.metric import metric_at, pullback_metric
 from pullback.store.schema import GOOD, QUARANTINED, SHARD_ARRAYS, Reason
 from pullback.sweep import worker as worker_module
 from pullback.sweep.latents import sample_latents
 from pullback.sweep.plan import make_plan
-from pullback.sweep.schedule import Task
+from pullback.sweep.tasks import Task
 from pullback.sweep.worker import Worker, WorkOrder
 from toy_generators import Classes, Smooth
 
@@ -234,3 +234,39 @@ def test_a_worker_uses_the_threads_it_is_told_to(here):
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_result_that_the_storage_refused_at_first_is_written_without_computing_it_again(here, monkeypatch):
+    worker, refused, computations = a_worker(job(), here), [], []
+
+    def write(fork, record):
+        if len(refused) < 2:
+            refused.append(record.shard)
+            raise StoreError("it is busy")
+        return b"written"
+
+    compute = worker.compute
+    monkeypatch.setattr(worker, "compute", lambda task: computations.append(task) or compute(task))
+    monkeypatch.setattr(worker_module, "write_shard", write)
+    monkeypatch.setattr(worker_module, "WRITE_PAUSES", (0.01, 0.01))
+    assert worker.run(Task(0, 1)).fork == b"written"
+    assert (refused, len(computations)) == ([1, 1], 1)
+    refused[:] = []
+    monkeypatch.setattr(worker_module, "WRITE_PAUSES", (0.01,))
+    with pytest.raises(StoreError, match="busy"):
+        worker.run(Task(1, 2))
+
+
+def test_a_worker_that_is_to_stop_waits_for_no_storage(here, monkeypatch):
+    worker, tries = a_worker(job(), here), []
+
+    def write(fork, record):
+        tries.append(record.shard)
+        worker.stop_when = lambda: True
+        raise StoreError("it is busy")
+
+    monkeypatch.setattr(worker_module, "write_shard", write)
+    monkeypatch.setattr(worker_module, "WRITE_PAUSES", (1000.0,))
+    with pytest.raises(StoreError, match="busy"):
+        worker.run(Task(0, 0))
+    assert tries == [0, 0]

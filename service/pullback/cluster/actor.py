@@ -6,7 +6,7 @@ Light until `start` is called: what loading raises is then an ordinary error, an
 import os
 import threading
 
-from pullback.sweep.schedule import Task
+from pullback.sweep.tasks import Task
 from pullback.sweep.worker import ShardDone, Worker, WorkOrder
 
 

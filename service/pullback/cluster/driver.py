@@ -141,15 +141,16 @@ def cluster_pool(order: WorkOrder, plan: Plan) -> Iterator[Pool]:
     yield RayPool(order, plan.workers, plan.job.resources.retries)
 
 
-_reported = -1
+_reported = (-1, "")
 
 
 def _report(progress: Progress) -> None:
     global _reported
-    tenth = 10 * progress.done // max(1, progress.planned)
-    if tenth != _reported:
-        _reported = tenth
-        print(f"{progress.done} of {progress.planned} samples, {progress.quarantined} quarantined", flush=True)
+    news = (10 * progress.done // max(1, progress.planned), progress.trouble)
+    if news != _reported:
+        _reported = news
+        trouble = f"; {progress.trouble}" if progress.trouble else ""
+        print(f"{progress.done} of {progress.planned} samples, {progress.quarantined} quarantined{trouble}", flush=True)
 
 
 if __name__ == "__main__":

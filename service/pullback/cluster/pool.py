@@ -39,7 +39,8 @@ from pullback.cluster.actor import Actor
 from pullback.errors import DeviceError, MemoryPlanError, PullbackError, StoreError, SweepError, WorkCancelledError
 from pullback.sweep.plan import Plan
 from pullback.sweep.run import Event, Pool, PoolState, Results, ShardFailed
-from pullback.sweep.schedule import Budgets, Failure, Scheduler, Task
+from pullback.sweep.schedule import Scheduler, gathering_seconds
+from pullback.sweep.tasks import Budgets, Failure, Task
 from pullback.sweep.worker import WorkOrder
 
 _PREFIX = "pullback-ray-"
@@ -82,13 +83,15 @@ class RayPool:
         self._hungry: set[str] = set()
         self._loaded: set[str] = set()
         self._ask_all = False
+        self._looking = 0.0
+        """Seconds that it last took to look at everything that is under way."""
 
     def results(self, shards: Sequence[int], stop: Callable[[], bool]) -> Results:
         """Each shard's outcome as it comes, None every half second in between; see `sweep.run.Pool`.
 
         Raises:
             SweepError: no worker can be started, or they die faster than the budget allows.
-            StoreError: a worker cannot write, which no retry will change.
+            StoreError: no worker could write for long.
         """
         samples = {shard: self._layout.samples_of(shard) for shard in shards}
         scheduler = Scheduler(samples, self._budgets, depth=_DEPTH, actors=self._workers)
@@ -99,13 +102,14 @@ class RayPool:
                     stopping = True
                     for handle in self._handles.values():
                         handle.stop.remote()
-                if not stopping:
-                    for _ in range(scheduler.missing()):
-                        self._start(scheduler)
-                    self._hand_out(scheduler)
-                if time.monotonic() - told >= _TICK_SECONDS:  # counting 200,000 shards takes a while
+                if time.monotonic() - told >= _TICK_SECONDS:
                     yield _state_of(scheduler)
                     told = time.monotonic()
+                    self._ask_all |= scheduler.may_start_with_time
+                if not stopping:
+                    for _ in range(scheduler.missing(time.monotonic())):
+                        self._start(scheduler)
+                    self._hand_out(scheduler)
                 yield from self._outcomes(scheduler, stopping)
             yield _state_of(scheduler)
             for shard, attempts, error in scheduler.given_up():
@@ -114,6 +118,8 @@ class RayPool:
             # After a shutdown, Ray would answer a kill by starting another Ray.
             for name in list(self._handles) if ray.is_initialized() else []:
                 self._end(name)
+        if scheduler.fatal_failure is Failure.STORAGE:
+            raise StoreError(scheduler.fatal)
         if scheduler.fatal is not None:
             raise SweepError(
                 f"the sweep cannot go on: {scheduler.fatal}\nEvery committed shard is kept. If memory is short, lower "
@@ -145,11 +151,17 @@ class RayPool:
 
     def _outcomes(self, scheduler: Scheduler, stopping: bool) -> Results:
         """Wait for what comes next, and tell the scheduler; yields what concerns the driver."""
+        if not self._calls:
+            time.sleep(_TICK_SECONDS)
+            yield None
+            return
         ready, rest = ray.wait(list(self._calls), num_returns=1, timeout=_TICK_SECONDS)
         if ready and rest:
+            time.sleep(gathering_seconds(self._looking))
+            began = time.perf_counter()
             ready += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
+            self._looking = time.perf_counter() - began
         if not ready:
-            self._ask_all = True  # time alone makes a second start due
             yield None
         for reference in ready:
             if reference not in self._calls:
@@ -162,7 +174,8 @@ class RayPool:
                 outcome = ray.get(reference, timeout=60)
             except (GetTimeoutError, ActorUnavailableError) as error:
                 if name not in self._loaded:  # whether it loads still cannot be known: another one starts
-                    scheduler.dead(name, Failure.LOST, f"its worker did not answer while it loaded: {reason_of(error)}")
+                    message = f"its worker did not answer while it loaded: {reason_of(error)}"
+                    scheduler.dead(name, Failure.LOST, message, time.monotonic())
                     self._end(name)
                     self._ask_all = True
                     yield _event("could not start", name, task, reason_of(error))
@@ -173,8 +186,6 @@ class RayPool:
                 self._ask_all = True
                 yield _event("unavailable", name, task, reason_of(error))
             except RayError as error:
-                if isinstance(error, RayTaskError) and isinstance(error.cause, StoreError):
-                    raise error.cause from None
                 if isinstance(error, RayTaskError) and isinstance(error.cause, WorkCancelledError):
                     continue
                 self._failed(scheduler, name, task, error)
@@ -197,14 +208,14 @@ class RayPool:
 
     def _failed(self, scheduler: Scheduler, name: str, task: Task | None, error: RayError) -> None:
         failure, ended = kind_of(error)
-        message = reason_of(error)
+        message, now = reason_of(error), time.monotonic()
         if task is None and not ended:
-            scheduler.could_not_start(name, message)
+            scheduler.could_not_start(name, message, now)
         elif ended:
-            scheduler.dead(name, failure, f"its worker died: {message}")
+            scheduler.dead(name, failure, f"its worker died: {message}", now)
         else:
             assert task is not None
-            scheduler.failed(task.number, failure, message)
+            scheduler.failed(task.number, failure, message, now)
             return
         self._end(name)
 
@@ -214,7 +225,8 @@ def kind_of(error: RayError) -> tuple[Failure, bool]:
     if isinstance(error, RayTaskError):
         if isinstance(error.cause, DeviceError):
             return Failure.CRASH, True
-        return (Failure.MEMORY if isinstance(error.cause, MemoryPlanError) else Failure.ERROR), False
+        kinds = {MemoryPlanError: Failure.MEMORY, StoreError: Failure.STORAGE}
+        return next((kind for cause, kind in kinds.items() if isinstance(error.cause, cause)), Failure.ERROR), False
     if isinstance(error, OutOfMemoryError):
         return Failure.MEMORY, True
     if getattr(error, "preempted", False):
@@ -227,6 +239,7 @@ def _state_of(scheduler: Scheduler) -> PoolState:
     return PoolState(
         {state.value: many for state, many in scheduler.states().items()},
         {state.value: many for state, many in scheduler.actors().items()},
+        scheduler.trouble,
     )
 
 

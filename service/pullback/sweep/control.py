@@ -350,7 +350,7 @@ def _without_end(record: DriverRecord | None, store: Location | Path | str) -> t
             f"its driver ended before it began, without a word; see {beside(store, 'log')}. {GO_ON}"
         )
     if record.alive:
-        return record.life, ""  # type: ignore[return-value]
+        return record.life, record.message  # type: ignore[return-value]
     if record.life == "failed":
         return "failed", record.message
     if record.life == "cancelled":

@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pullback.errors import SweepError, WorkCancelledError
+from pullback.errors import StoreError, SweepError, WorkCancelledError
 from pullback.store.reader import SweepStatus, open_sweep
 from pullback.store.repository import SweepStore, hold
 from pullback.store.schema import PENDING, QUARANTINED
 from pullback.sweep.control import Driver, Life, driving
 from pullback.sweep.identity import attach_store
 from pullback.sweep.plan import Plan, threads_of
-from pullback.sweep.schedule import Task
+from pullback.sweep.tasks import STORAGE_SECONDS, Task
 from pullback.sweep.worker import ShardDone, Worker, WorkOrder
 
 COMMIT_SECONDS = 2.0
@@ -48,10 +48,11 @@ class Event:
 
 @dataclass(frozen=True)
 class PoolState:
-    """How many shards and workers are in which state, by the states' names."""
+    """How many shards and workers are in which state, by the states' names; and what keeps them from going on."""
 
     shards: Mapping[str, int]
     workers: Mapping[str, int]
+    trouble: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,14 @@ class Progress:
         done: samples that are finished, those of earlier runs among them.
         quarantined: those of them that failed their certificate.
         started_with: samples that were finished when this run began.
+        trouble: what keeps it from going on just now, though it may yet; empty if nothing does.
     """
 
     planned: int
     done: int
     quarantined: int
     started_with: int
+    trouble: str = ""
 
 
 @dataclass(frozen=True)
@@ -262,6 +265,10 @@ class _Run:
         self.failed: list[ShardFailed] = []
         self.broken = ""
         self._began = self._committed = time.monotonic()
+        self._refusal = self._trouble = ""
+        """What keeps commits, and workers, from going on just now."""
+        self._refused_since: float | None = None
+        """When the storage first refused a commit, if it does so now."""
 
     def collect(self, results: Results) -> bool:
         """Merge and commit results until there are no more, or the user interrupts; then commit what has come.
@@ -276,16 +283,28 @@ class _Run:
                 self._take(result)
                 self._tell()
                 if self._store.uncommitted and time.monotonic() - self._committed >= COMMIT_SECONDS:
-                    self._commit()
+                    self._try_to_commit()
                 if self.broken:
                     break
         except KeyboardInterrupt:
             interrupted = True
         finally:  # also when a worker's error ends the run: nothing that was handed in is lost
+            if not interrupted:
+                interrupted = self._outlast()
             if self._store.uncommitted:
                 with _uninterrupted():
                     self._commit()
         return interrupted
+
+    def _outlast(self) -> bool:
+        """Try to commit the last results for as long as a storage may refuse; whether the user ended that."""
+        try:
+            while self._store.uncommitted and self._may_wait():
+                if not self._try_to_commit():
+                    time.sleep(COMMIT_SECONDS)
+        except KeyboardInterrupt:
+            return True
+        return False
 
     def _take(self, result: ShardDone | ShardFailed | Event | PoolState | None) -> None:
         if isinstance(result, ShardFailed):
@@ -295,6 +314,7 @@ class _Run:
             self._driver.note(result.name, **result.facts)
         elif isinstance(result, PoolState):
             self._driver.tell(shards=dict(result.shards), workers=dict(result.workers))
+            self._trouble = result.trouble
         elif result is not None and self._store.merge(result.shard, result.fork):
             self.done += result.good + result.quarantined
             self.quarantined += result.quarantined
@@ -325,13 +345,40 @@ class _Run:
 
     def _tell(self) -> None:
         rate = (self.done - self.started_with) / max(time.monotonic() - self._began, 1e-9)
-        self._driver.tell(samples_per_second=rate)
-        self._report(Progress(self.planned, self.done, self.quarantined, self.started_with))
+        trouble = self._refusal or self._trouble
+        self._driver.tell(samples_per_second=rate, message=trouble)
+        self._report(Progress(self.planned, self.done, self.quarantined, self.started_with, trouble))
+
+    def _may_wait(self) -> bool:
+        return self._refused_since is None or time.monotonic() - self._refused_since < STORAGE_SECONDS
+
+    def _try_to_commit(self) -> bool:
+        """Commit, or leave it for a later try while the storage may yet come back; whether it was committed.
+
+        Raises:
+            StoreError: the storage has refused for `STORAGE_SECONDS`.
+        """
+        refused = self._refused_since is not None
+        try:
+            self._commit()
+        except StoreError as error:
+            self._refused_since = self._refused_since or time.monotonic()
+            self._committed = time.monotonic()
+            if not self._may_wait():
+                raise
+            self._refusal = str(error)
+            self._driver.note("commit refused", message=self._refusal)
+            self._tell()
+            return False
+        if refused:
+            self._tell()
+        return True
 
     def _commit(self) -> None:
         began = time.monotonic()
         self._store.commit(f"{self.done} of {self.planned} samples")
         self._committed = time.monotonic()
+        self._refused_since, self._refusal = None, ""
         self._driver.tell(commit_seconds=self._committed - began)
         self._driver.note("commit", samples=self.done, seconds=round(self._committed - began, 4))
 

@@ -6,98 +6,24 @@ sweep on Ray, a simulation of ten thousand GPUs, and its tests.
 The policy. An error is tried again; the last try is made sample by sample, and a sample that raises alone is
 quarantined with its neighbours untouched. A process that dies while it computes may have been killed by a sample: after
 some deaths the shard is taken apart, half by half, until the sample that kills is found and left out. A machine that is
-lost or preempted costs a shard nothing but time. Near the end, what takes much longer than usual is started twice, and
-the first result counts.
+lost or preempted costs a shard nothing but time. A worker that cannot write pauses, longer each time, while others take
+its shards; the run ends once nobody could write for long. Near the end, what takes much longer than usual is started
+twice, and the first result counts.
+
+Every question is answered without counting shards or workers: there may be 200,000 of the one and 10,000 of the other.
 
 Invariants: a shard has one accepted result; a task is given to one worker at a time, except such a second start; no
 sequence of events makes a shard wait for ever.
 Leaves to others: computing (`worker`), processes (`cluster`), and what is committed (`run`).
 """
 
-from collections import OrderedDict, deque
+import math
+from collections import Counter, OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from statistics import median
 
-
-class ShardState(StrEnum):
-    """Where a shard is. COMMITTED: its first result was accepted, and is in the next commit."""
-
-    PENDING = "pending"
-    RUNNING = "running"
-    RETRY = "retry"
-    COMMITTED = "committed"
-    FAILED = "failed"
-
-
-class ActorState(StrEnum):
-    """Where a worker is. UNAVAILABLE: it does not answer, and may come back."""
-
-    STARTING = "starting"
-    READY = "ready"
-    UNAVAILABLE = "unavailable"
-    DEAD = "dead"
-
-
-class Failure(StrEnum):
-    """Why a task did not end: each kind has its own budget."""
-
-    ERROR = "error"
-    """Code raised: ours, or the user's."""
-    MEMORY = "out of memory"
-    """The smallest batch did not fit, or the system killed the process for its memory."""
-    CRASH = "crash"
-    """The process died, or its GPU faulted, while it computed: a sample may be the cause."""
-    LOST = "lost machine"
-    PREEMPTED = "preempted"
-
-
-@dataclass(frozen=True)
-class Budgets:
-    """How often a shard is tried again after each kind of failure; beyond that it is given up (or taken apart)."""
-
-    error: int = 2
-    memory: int = 4
-    crash: int = 2
-    """Deaths after which the shard is taken apart to find the sample that kills; and those that a sample alone may be
-    present at before it is found guilty, since a process may die of something else at any time."""
-    lost: int = 50
-    preempted: int = 1000
-    deaths_in_a_row: int = 8
-    """Workers (for each that there should be) that may die without any result in between."""
-
-    def of(self, failure: Failure) -> int:
-        """Retries after a failure of a kind."""
-        return {
-            Failure.ERROR: self.error,
-            Failure.MEMORY: self.memory,
-            Failure.CRASH: self.crash,
-            Failure.LOST: self.lost,
-            Failure.PREEMPTED: self.preempted,
-        }[failure]
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a worker is told to do.
-
-    Attributes:
-        number: unique in a run.
-        shard: the shard it belongs to.
-        attempt: how often the shard was tried before.
-        samples: None for the whole shard, whose result is written; else the samples (of the whole sweep) to compute
-            and to throw away, to see whether one of them kills the process.
-        isolate: whether a sample that raises is quarantined, rather than the whole task failed.
-        skip: samples that kill a process; they are quarantined without being computed.
-    """
-
-    number: int
-    shard: int
-    attempt: int = 0
-    samples: tuple[int, ...] | None = None
-    isolate: bool = False
-    skip: frozenset[int] = frozenset()
+from pullback.sweep.tasks import ActorState, Budgets, Failure, ShardState, Task
 
 
 @dataclass
@@ -133,6 +59,10 @@ _REMEMBERED = 256
 """Durations that are kept."""
 _SEARCHES = 3
 """How often a shard is taken apart before it is given up."""
+_LONGEST_PAUSE = 60.0
+"""Seconds; of a worker that cannot write, and of new workers after several that could not start."""
+_REFUSALS = 3
+"""Times that the storage must have refused before the run is ended for it, however long one computation takes."""
 
 
 class Scheduler:
@@ -155,15 +85,23 @@ class Scheduler:
         self._running: OrderedDict[int, _Running] = OrderedDict()
         self._held: dict[str, list[int]] = {}
         self._actors: dict[str, ActorState] = {}
+        self._shard_counts = Counter({ShardState.PENDING: len(self._shards)})
+        self._actor_counts: Counter[ActorState] = Counter()
         self._open = len(self._shards)
         self._durations: deque[float] = deque(maxlen=_REMEMBERED)
         self._next_number = 0
         self._deaths = 0
         self._ever_ready = False
+        self._failed_starts, self._start_again = 0, 0.0
+        self._pauses: dict[str, tuple[int, float]] = {}
+        """Of workers that could not write: how often in a row, and until when they pause."""
+        self._refusals, self._refused_since = 0, 0.0
+        self.trouble = ""
+        """What keeps the run from going on just now, though it may yet; empty if nothing does."""
         self.fatal: str | None = None
         """Why the run cannot go on, once it cannot."""
-        self.repeated = 0
-        """Tasks whose result came second, and was thrown away."""
+        self.fatal_failure: Failure | None = None
+        """What kind of failure that was, if it was one of a task."""
 
     # What is known
 
@@ -177,19 +115,23 @@ class Scheduler:
         """Tasks that no worker has."""
         return len(self._waiting)
 
+    @property
+    def under_way(self) -> int:
+        """Tasks that workers have."""
+        return len(self._running)
+
+    @property
+    def may_start_with_time(self) -> bool:
+        """Whether a worker that got nothing may get something though nothing happens: a pause ends, a second start."""
+        return bool(self._pauses) or not self._waiting
+
     def states(self) -> dict[ShardState, int]:
         """How many shards are in each state."""
-        counts = dict.fromkeys(ShardState, 0)
-        for shard in self._shards.values():
-            counts[shard.state] += 1
-        return counts
+        return {state: self._shard_counts[state] for state in ShardState}
 
     def actors(self) -> dict[ActorState, int]:
         """How many workers are in each state."""
-        counts = dict.fromkeys(ActorState, 0)
-        for state in self._actors.values():
-            counts[state] += 1
-        return counts
+        return {state: self._actor_counts[state] for state in ActorState}
 
     def state_of(self, shard: int) -> ShardState:
         """Where a shard is."""
@@ -200,46 +142,51 @@ class Scheduler:
         failed = [(number, shard) for number, shard in self._shards.items() if shard.state is ShardState.FAILED]
         return [(number, shard.attempts, shard.error) for number, shard in failed]
 
-    def missing(self) -> int:
+    def missing(self, now: float) -> int:
         """How many workers should be started now: as many as are wanted and of use, and not there."""
-        alive = sum(state is not ActorState.DEAD for state in self._actors.values())
+        alive = len(self._actors) - self._actor_counts[ActorState.DEAD]
         useful = min(self._wanted, len(self._waiting) + len(self._running))
-        return 0 if self.over else max(0, useful - alive)
+        return 0 if self.over or now < self._start_again else max(0, useful - alive)
 
     # Workers
 
     def starting(self, actor: str) -> None:
         """A worker's process was asked for."""
-        self._actors[actor] = ActorState.STARTING
+        self._set(actor, ActorState.STARTING)
         self._held[actor] = []
 
     def ready(self, actor: str) -> None:
         """It has loaded what it needs, or answers again."""
         self._ever_ready = True
-        self._actors[actor] = ActorState.READY
+        self._failed_starts = 0
+        self._set(actor, ActorState.READY)
 
     def unavailable(self, actor: str) -> None:
         """It does not answer: what it held is given to others at once, and it gets nothing until it is ready again."""
-        self._actors[actor] = ActorState.UNAVAILABLE
+        self._set(actor, ActorState.UNAVAILABLE)
         for number in list(self._held[actor]):
             self._put_back(self._running[number], Failure.LOST, "its worker does not answer")
 
-    def could_not_start(self, actor: str, message: str) -> None:
+    def could_not_start(self, actor: str, message: str, now: float) -> None:
         """Its constructor raised: that of all others will, unless one did start."""
-        self._actors[actor] = ActorState.DEAD
+        self._start_failed(now)
+        self._set(actor, ActorState.DEAD)
         self._deaths += 1
         if not self._ever_ready:
             self.fatal = message
         self._too_many_deaths(message)
 
-    def dead(self, actor: str, failure: Failure, message: str) -> None:
+    def dead(self, actor: str, failure: Failure, message: str, now: float) -> None:
         """Its process is gone.
 
         Of the tasks it held, the oldest is the one that it was computing; the others pay nothing.
         """
         if self._actors.get(actor) is ActorState.DEAD:
             return
-        self._actors[actor] = ActorState.DEAD
+        if self._actors.get(actor) is ActorState.STARTING:
+            self._start_failed(now)
+        self._set(actor, ActorState.DEAD)
+        self._pauses.pop(actor, None)
         trying = any(self._running[number].task.samples is not None for number in self._held[actor])
         if failure in (Failure.CRASH, Failure.MEMORY) and not trying:  # where a sample is searched, deaths are expected
             self._deaths += 1
@@ -252,7 +199,7 @@ class Scheduler:
     def next_task(self, actor: str, now: float) -> Task | None:
         """What a worker should do next; None where it is busy enough, or nothing is left for it."""
         held = self._held[actor]
-        if self._actors[actor] is not ActorState.READY or self.fatal is not None:
+        if self._actors[actor] is not ActorState.READY or self.fatal is not None or now < self._paused_until(actor):
             return None
         trying = any(self._running[number].task.samples is not None for number in held)
         if len(held) >= self._depth or trying:  # a part that may kill its process is alone there
@@ -273,6 +220,9 @@ class Scheduler:
         if running is None:  # its worker was given up before it answered: a result is a result all the same
             return False
         self._deaths = 0
+        if running.task.samples is None:  # something was written
+            self._refusals, self.trouble = 0, ""
+            self._pauses.pop(running.actor, None)
         shard = self._shards[running.task.shard]
         self._durations.append(now - running.since)
         if running.task.samples is not None:
@@ -280,20 +230,53 @@ class Scheduler:
             return False
         shard.running -= 1
         if shard.state is ShardState.COMMITTED:
-            self.repeated += 1
             return False
         if shard.state is not ShardState.FAILED:  # a second copy may come through after all
             self._open -= 1
-        shard.state = ShardState.COMMITTED
+        self._move(shard, ShardState.COMMITTED)
         return True
 
-    def failed(self, number: int, failure: Failure, message: str) -> None:
+    def failed(self, number: int, failure: Failure, message: str, now: float) -> None:
         """A task failed and its worker lives."""
         running = self._running.get(number)
-        if running is not None:
-            self._put_back(running, failure, message)
+        if running is None:
+            return
+        self._put_back(running, failure, message)
+        if failure is Failure.STORAGE:
+            self._refused(running.actor, message, now)
 
     # How
+
+    def _move(self, shard: _Shard, state: ShardState) -> None:
+        self._shard_counts[shard.state] -= 1
+        self._shard_counts[state] += 1
+        shard.state = state
+
+    def _set(self, actor: str, state: ActorState) -> None:
+        if actor in self._actors:
+            self._actor_counts[self._actors[actor]] -= 1
+        self._actor_counts[state] += 1
+        self._actors[actor] = state
+
+    def _start_failed(self, now: float) -> None:
+        """A machine on which nothing starts is not asked all the time; but where nothing ever did, it ends soon."""
+        self._failed_starts += 1
+        if self._ever_ready:
+            self._start_again = now + _pause(self._failed_starts)
+
+    def _paused_until(self, actor: str) -> float:
+        return self._pauses[actor][1] if actor in self._pauses else -math.inf
+
+    def _refused(self, actor: str, message: str, now: float) -> None:
+        times, until = self._pauses.get(actor, (0, -math.inf))
+        if now >= until:  # else of the other task that it had at the time
+            self._pauses[actor] = times + 1, now + _pause(times + 1)
+        self._refused_since = self._refused_since if self._refusals else now
+        self._refusals += 1
+        self.trouble = message
+        long = now - self._refused_since >= self.budgets.storage_seconds
+        if self.fatal is None and self._refusals >= _REFUSALS and long:
+            self.fatal, self.fatal_failure = message, Failure.STORAGE
 
     def _give(self, shard: int, part: tuple[int, ...] | None, actor: str, now: float) -> Task:
         entry = self._shards[shard]
@@ -308,7 +291,7 @@ class Scheduler:
         )
         self._next_number += 1
         if part is None:
-            entry.state = ShardState.RUNNING
+            self._move(entry, ShardState.RUNNING)
             entry.running += 1
         self._running[task.number] = _Running(task, actor, now)
         self._held[actor].append(task.number)
@@ -349,13 +332,14 @@ class Scheduler:
         beyond = shard.failures[failure] > self.budgets.of(failure)
         left = [sample for sample in shard.samples if sample not in shard.guilty]
         if beyond and failure is Failure.CRASH and shard.searches < _SEARCHES and left:
-            shard.state, shard.failures[failure] = ShardState.RETRY, 0
+            self._move(shard, ShardState.RETRY)
+            shard.failures[failure] = 0
             shard.searches += 1
             self._try_parts(number, left)
         elif beyond:
             self._give_up(shard)
         elif shard.running == 0:  # else a second copy is still at it
-            shard.state = ShardState.RETRY
+            self._move(shard, ShardState.RETRY)
             self._waiting.append((number, None))
 
     def _try_parts(self, number: int, samples: Sequence[int]) -> None:
@@ -397,9 +381,20 @@ class Scheduler:
             self._waiting.append((number, None))
 
     def _give_up(self, shard: _Shard) -> None:
-        shard.state = ShardState.FAILED
+        self._move(shard, ShardState.FAILED)
         self._open -= 1
 
     def _too_many_deaths(self, message: str) -> None:
         if self._deaths > self.budgets.deaths_in_a_row * max(1, min(self._wanted, len(self._shards))):
             self.fatal = self.fatal or message
+
+
+def _pause(times: int) -> float:
+    """Seconds to wait after so many failures in a row."""
+    return min(2.0 ** (times - 1), _LONGEST_PAUSE)
+
+
+def gathering_seconds(looking: float) -> float:
+    """How long to let results gather before all tasks are looked at, if that takes so many seconds: a fifth of the time
+    is spent on it then, while every worker has a next task anyway."""
+    return min(4 * looking, 0.2)

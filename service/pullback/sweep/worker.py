@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pullback.errors import DeviceError, MemoryPlanError, SweepError, WorkCancelledError
+from pullback.errors import DeviceError, MemoryPlanError, StoreError, SweepError, WorkCancelledError
 from pullback.generators import class_indices
 from pullback.metric import metric_at
 from pullback.metric.certificate import MEASURES
@@ -27,7 +27,7 @@ from pullback.store.repository import write_shard
 from pullback.store.schema import GOOD, QUARANTINED, Layout, Reason, ShardRecord
 from pullback.sweep.latents import sample_latents
 from pullback.sweep.plan import load_parts
-from pullback.sweep.schedule import Task
+from pullback.sweep.tasks import Task
 
 _REASONS = {
     "": Reason.NONE,
@@ -69,6 +69,10 @@ class WorkOrder:
     threads: int
     folder: str
     fork: bytes
+
+
+WRITE_PAUSES = (1.0, 4.0, 15.0)
+"""Seconds after which a write that was refused is tried again."""
 
 
 @dataclass(frozen=True)
@@ -138,13 +142,24 @@ class Worker:
         if task.samples is not None:
             return None
         began = time.perf_counter()
-        fork = write_shard(self.order.fork, record)
+        fork = self._write(record)
         quarantined = int((record.status == QUARANTINED).sum())
         good = len(record.status) - quarantined
         writing = time.perf_counter() - began
         return ShardDone(
             task.shard, fork, good, quarantined, tuple(notes), computing, verified, writing, attempt=task.attempt
         )
+
+    def _write(self, record: ShardRecord) -> bytes:
+        """Write a result; one that took long to compute is not thrown away for a moment's trouble of its storage."""
+        for pause in WRITE_PAUSES:
+            try:
+                return write_shard(self.order.fork, record)
+            except StoreError:
+                end = time.monotonic() + pause
+                while time.monotonic() < end and not self.stop_when():
+                    time.sleep(min(0.1, pause))
+        return write_shard(self.order.fork, record)
 
     def compute(self, task: Task) -> tuple[ShardRecord, list[str]]:
         """The metrics of a task's samples and everything that is stored about them, and what was raised at some."""
