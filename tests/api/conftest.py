@@ -7,6 +7,7 @@ import pytest
 from served_sweeps import LAYOUT, FakeBackend, commit, serving
 
 from pullback.store.repository import create
+from pullback.sweep.control import SweepState
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def backend():
-    states = {"mine": {"state": "done", "planned": 10, "snapshot": ""}, "new": {"state": "running", "planned": 10}}
+    states = {"mine": SweepState("done", "mine", planned=10), "new": SweepState("running", "new", planned=10)}
     return FakeBackend(states=states)
 
 

@@ -17,6 +17,7 @@ from pullback.api.server import listen, server_of, url_of
 from pullback.errors import StoreError
 from pullback.store.repository import SweepStore, write_shard
 from pullback.store.schema import QUARANTINED, Layout, Reason, ShardRecord
+from pullback.sweep.control import SweepState, see
 
 LAYOUT = Layout(samples=10, latent_dim=6, components=4, shard_size=4)
 """Three shards, the last of 2 samples."""
@@ -42,24 +43,24 @@ class FakeBackend:
 
     submitted: dict[str, Any] = field(default_factory=dict)
     cancelled: list[Path] = field(default_factory=list)
-    states: dict[str, dict[str, Any]] = field(default_factory=dict)
+    states: dict[str, SweepState] = field(default_factory=dict)
 
-    def submit(self, job, text):
+    def submit(self, job):
         created = job.name not in self.submitted
         if not created and self.submitted[job.name] != job:
             raise StoreError(f"another job has the name {job.name}")
         self.submitted[job.name] = job
-        self.states.setdefault(job.name, {"state": "submitted", "planned": job.samples.count})
+        self.states.setdefault(job.name, SweepState("submitted", job.name, planned=job.samples.count))
         return Submission(job.name, created)
 
-    def state(self, path):
+    def state(self, path, look=see):
         if path.name not in self.states:
             raise StoreError(f"nothing is known of {path}")
         return self.states[path.name]
 
     def cancel(self, path):
         self.cancelled.append(path)
-        return self.states[path.name]["state"] == "running"
+        return self.states[path.name].state == "running"
 
     def events(self, path):
         journal = path.with_name(f"{path.name}.events.jsonl")

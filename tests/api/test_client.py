@@ -16,6 +16,7 @@ from pullback.api.client import ServiceError
 from pullback.api.problems import RequestError
 from pullback.api.tokens import TokenFile, add_token
 from pullback.store.repository import create
+from pullback.sweep.control import SweepState
 
 JOB = {"name": "small", "generator": "dcgan-faces", "distance": "mse", "samples": {"count": 5}}
 
@@ -30,7 +31,7 @@ def client(service):
 def live(tmp_path):
     """A folder with the sweep `mine`, a backend that says it runs, and a client of the service of both."""
     commit(create(tmp_path / "mine", LAYOUT, {"name": "mine"}), 0)
-    backend = FakeBackend(states={"mine": {"state": "running"}})
+    backend = FakeBackend(states={"mine": SweepState("running", "mine")})
     with serving(tmp_path, backend, poll_seconds=0.01) as (url, _), pullback.Client(url) as client:
         yield tmp_path, backend, client
 
@@ -93,7 +94,7 @@ def test_what_is_wrong_in_a_job_is_in_the_error(client):
 def test_cancelling_says_whether_anybody_was_at_work(live):
     _, backend, client = live
     assert client.cancel("mine") is True
-    backend.states["mine"]["state"] = "done"
+    backend.states["mine"] = SweepState("done", "mine")
     assert client.cancel("mine") is False
 
 
@@ -103,18 +104,18 @@ def test_waiting_ends_with_the_sweep_or_the_time(live):
         client.wait("mine", timeout=0, poll=0.01)
     asked = threading.Event()
     state = backend.state
-    backend.state = lambda path: (asked.set(), state(path))[1]
+    backend.state = lambda path, look: (asked.set(), state(path))[1]
 
     def finish():
         assert asked.wait(30)
-        backend.states["mine"] = {"state": "done"}
+        backend.states["mine"] = SweepState("done", "mine")
 
     asked_times = []
-    backend.state = lambda path: (asked_times.append(path), state(path))[1]
+    backend.state = lambda path, look: (asked_times.append(path), state(path))[1]
     with pytest.raises(ServiceError, match=r"still after 0\.2 s"):
         client.wait("mine", timeout=0.2, poll=10.0)
     assert len(asked_times) == 2, "at the beginning and when the time is over"
-    backend.state = lambda path: (asked.set(), state(path))[1]
+    backend.state = lambda path, look: (asked.set(), state(path))[1]
     thread = threading.Thread(target=finish)
     thread.start()
     assert client.wait("mine", poll=0.01)["state"] == "done"
@@ -154,7 +155,7 @@ def test_a_stream_follows_events_as_they_come_until_the_sweep_ends(live):
     write(folder, "two", "three")
     assert [next(stream), next(stream)] == [{"event": "two"}, {"event": "three"}]
     write(folder, "last")
-    backend.states["mine"] = {"state": "done"}
+    backend.states["mine"] = SweepState("done", "mine")
     assert list(stream) == [{"event": "last"}]
 
 
@@ -164,7 +165,7 @@ def test_a_line_that_a_full_disk_has_torn_hides_no_other_event(live):
     with (folder / "mine.events.jsonl").open("a") as journal:
         journal.write('{"event": "to\n')
     write(folder, "two")
-    backend.states["mine"] = {"state": "done"}
+    backend.states["mine"] = SweepState("done", "mine")
     for follow in (False, True):
         assert list(client.events("mine", follow=follow)) == [{"event": "one"}, {"event": "two"}]
 
@@ -187,7 +188,7 @@ def test_a_stream_outlasts_moments_in_which_the_service_has_too_much_to_do(tmp_p
         return [
             each
             async for each in journal_module.follow(
-                lambda: journal, lambda: next(states), 0, Busy(), 0.0, lambda: False
+                lambda: journal, lambda: next(states), 0, Busy(), 0.0, lambda: False, str
             )
         ]
 
@@ -200,7 +201,7 @@ def test_a_stream_outlasts_moments_in_which_the_service_has_too_much_to_do(tmp_p
 def test_a_stream_ends_with_the_service_and_says_so(tmp_path):
     create(tmp_path / "mine", LAYOUT, {"name": "mine"})
     write(tmp_path, "one")
-    backend = FakeBackend(states={"mine": {"state": "running"}})
+    backend = FakeBackend(states={"mine": SweepState("running", "mine")})
     with serving(tmp_path, backend, poll_seconds=0.01) as (url, _):
         client = pullback.Client(url)
         stream = client.events("mine", follow=True)
@@ -212,26 +213,26 @@ def test_a_stream_ends_with_the_service_and_says_so(tmp_path):
 def test_a_stream_goes_on_where_it_was_broken_off(live):
     folder, backend, client = live
     write(folder, "one", "two")
-    backend.states["mine"] = {"state": "done"}
+    backend.states["mine"] = SweepState("done", "mine")
     url = f"{client.url}/v1/sweeps/mine/events?follow=true"
     lines = httpx.get(url, trust_env=False).text.splitlines()
     ids = [line.removeprefix("id: ") for line in lines if line.startswith("id: ")]
     rest = httpx.get(url, headers={"Last-Event-ID": ids[0]}, trust_env=False).text
     assert '"two"' in rest
     assert '"one"' not in rest
-    assert 'event: end\ndata: {"id": "mine", "state": "done"}' in rest
+    assert 'event: end\ndata: {"id": "mine", "state": "done", ' in rest
 
 
 def test_only_so_many_follow_at_once(tmp_path):
     create(tmp_path / "mine", LAYOUT, {"name": "mine"})
-    backend = FakeBackend(states={"mine": {"state": "running"}})
+    backend = FakeBackend(states={"mine": SweepState("running", "mine")})
     write(tmp_path, "one")
     with serving(tmp_path, backend, followers=1, poll_seconds=0.01) as (url, _), pullback.Client(url) as client:
         stream = client.events("mine", follow=True)
         assert next(stream) == {"event": "one"}
         with pytest.raises(ServiceError, match="too many follow already"):
             next(client.events("mine", follow=True))
-        backend.states["mine"] = {"state": "done"}
+        backend.states["mine"] = SweepState("done", "mine")
         assert list(stream) == []
 
 

@@ -13,6 +13,7 @@ from pullback.api.server import tokens_for
 from pullback.api.tokens import TokenFile, add_token, remove_token
 from pullback.errors import PullbackError
 from pullback.store.repository import create
+from pullback.sweep.control import SweepState
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "BREW"]
 READING = {"GET", "HEAD", "OPTIONS"}
@@ -33,7 +34,7 @@ def guarded(folder, tmp_path_factory):
     """The address and app of a service that needs tokens, with its tokens, its backend and its audit log."""
     place = tmp_path_factory.mktemp("tokens")
     tokens = {name: add_token(place / "tokens.json", name, scope) for name, scope in (("r", "read"), ("s", "submit"))}
-    backend = FakeBackend(states={"mine": {"state": "running"}})
+    backend = FakeBackend(states={"mine": SweepState("running", "mine")})
     with serving(folder, backend, TokenFile(place / "tokens.json"), place / "audit.jsonl") as (url, app):
         yield url, app, tokens, backend, place / "audit.jsonl"
 
@@ -239,7 +240,7 @@ def hostile(tmp_path_factory):
     (place / "secret").write_text("hidden-words\n")
     (place / "sweeps" / "mine.events.jsonl").symlink_to(place / "secret")
     (place / "sweeps" / "mine.report.html").symlink_to(place / "secret")
-    with serving(place / "sweeps", FakeBackend(states={"mine": {"state": "done"}})) as (url, _):
+    with serving(place / "sweeps", FakeBackend(states={"mine": SweepState("done", "mine")})) as (url, _):
         yield url
 
 
@@ -291,10 +292,10 @@ def test_a_read_that_takes_too_long_is_given_up_and_too_many_are_refused(folder)
     asked, go_on = threading.Event(), threading.Event()
 
     class Slow(FakeBackend):
-        def state(self, path):
+        def state(self, path, look):
             asked.set()
             assert go_on.wait(30)
-            return {"state": "done"}
+            return SweepState("done", "mine")
 
     with serving(folder, Slow(), read_seconds=0.3, threads=1, waiting=0) as (url, _):
         try:
@@ -311,7 +312,7 @@ def test_a_read_that_takes_too_long_is_given_up_and_too_many_are_refused(folder)
 
 def test_an_error_that_nobody_expected_shows_no_code(folder):
     class Broken(FakeBackend):
-        def state(self, path):
+        def state(self, path, look):
             raise ZeroDivisionError("a secret of the code")
 
     with serving(folder, Broken()) as (url, _):

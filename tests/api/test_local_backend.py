@@ -15,7 +15,8 @@ import pullback
 from pullback.analysis import analyze
 from pullback.api.backend import LocalBackend
 from pullback.api.client import ServiceError
-from pullback.errors import StoreError
+from pullback.api.problems import RequestError
+from pullback.errors import SpecError, StoreError
 from pullback.spec import JobSpec
 from pullback.store.reader import open_sweep
 from pullback.sweep.control import DriverRecord, read_record, write_record
@@ -47,7 +48,7 @@ def backend(tmp_path, monkeypatch):
     (tmp_path / "own_generators.py").write_text(OWN_MODULE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(TESTS)]))
-    yield LocalBackend([sys.executable, "-m", "pullback", "run", "--serial"])
+    yield LocalBackend(command=[sys.executable, "-m", "pullback", "run", "--serial"])
     left = read_record(tmp_path / "sweeps" / "mine")
     if left is not None and left.alive:
         psutil.Process(left.pid).kill()
@@ -66,7 +67,7 @@ def test_a_job_that_is_being_cancelled_before_it_began_is_not_submitted_again(ba
     assert backend.cancel(path)
     try:
         with pytest.raises(StoreError, match="being cancelled; nothing was started"):
-            backend.submit(job_of(tmp_path / "sweeps"), "")
+            backend.submit(job_of(tmp_path / "sweeps"))
     finally:
         write_record(path, replace(record, life="cancelled"))
 
@@ -74,7 +75,7 @@ def test_a_job_that_is_being_cancelled_before_it_began_is_not_submitted_again(ba
 def ended(backend, path):
     """The state of a sweep once nobody works on it."""
     end = time.monotonic() + 120
-    while (state := backend.state(path))["state"] in ("submitted", "starting", "running"):
+    while (state := backend.state(path)).state in ("submitted", "starting", "running"):
         assert time.monotonic() < end, state
         time.sleep(0.05)
     return state
@@ -83,24 +84,24 @@ def ended(backend, path):
 def test_a_submitted_job_is_run_by_a_process_of_its_own_once(backend, tmp_path):
     folder = tmp_path / "sweeps"
     job = job_of(folder)
-    assert backend.submit(job, "").created
-    assert backend.state(folder / "mine")["state"] in ("submitted", "starting", "running")
-    assert not backend.submit(job, "").created, "while it runs"
+    assert backend.submit(job).created
+    assert backend.state(folder / "mine").state in ("submitted", "starting", "running")
+    assert not backend.submit(job).created, "while it runs"
     state = ended(backend, folder / "mine")
-    assert (state["state"], state["good"], state["pending"]) == ("done", 6, 0)
-    assert state["snapshot"] == open_sweep(folder / "mine").snapshot
+    assert (state.state, state.good, state.pending) == ("done", 6, 0)
+    assert state.snapshot == open_sweep(folder / "mine").snapshot
     last = read_record(folder / "mine")
-    assert not backend.submit(job, "").created, "when it is done"
-    assert backend.state(folder / "mine")["state"] == "done"
+    assert not backend.submit(job).created, "when it is done"
+    assert backend.state(folder / "mine").state == "done"
     assert read_record(folder / "mine") == last, "nothing was started again"
     assert backend.cancel(folder / "mine") is False
     journal = backend.events(folder / "mine")
     assert journal is not None
     assert len(journal.read_text().splitlines()) > 1
     with pytest.raises(StoreError, match="another job has the name mine"):
-        backend.submit(job_of(folder, samples={"count": 7}), "")
+        backend.submit(job_of(folder, samples={"count": 7}))
     # another backend, as of a service that was started anew, knows the sweep from what lies there
-    assert not LocalBackend().submit(job, "").created
+    assert not LocalBackend().submit(job).created
     over_http(folder, job)
 
 
@@ -126,19 +127,19 @@ def over_http(folder, job):
 def test_a_job_whose_driver_cannot_begin_says_why_and_can_be_submitted_again(backend, tmp_path):
     folder = tmp_path / "sweeps"
     job = job_of(folder, generator={"name": "own_generators:broken"})
-    assert backend.submit(job, "").created
+    assert backend.submit(job).created
     state = ended(backend, folder / "mine")
-    assert state["state"] == "failed"
-    assert "these weights are lost" in state["message"]
+    assert state.state == "failed"
+    assert "these weights are lost" in state.message
     other = job_of(folder, generator={"name": "own_generators:broken"}, samples={"count": 7})
-    assert backend.submit(other, "").created, "it left nothing, so another job may have its name"
+    assert backend.submit(other).created, "it left nothing, so another job may have its name"
     with pytest.raises(StoreError, match=r"differs in samples\.count \(7 there, 6 here\)"):
-        backend.submit(job, "")
+        backend.submit(job)
     ended(backend, folder / "mine")
-    backend.submit(job, "")
+    backend.submit(job)
     ended(backend, folder / "mine")
     first = read_record(folder / "mine")
-    assert not backend.submit(job, "").created
+    assert not backend.submit(job).created
     assert read_record(folder / "mine").pid != first.pid, "it was started again"
 
 
@@ -147,3 +148,28 @@ def test_nothing_is_known_of_what_was_never_submitted(backend, tmp_path):
         backend.state(tmp_path / "nowhere")
     assert backend.events(tmp_path / "nowhere") is None
     assert backend.cancel(tmp_path / "nowhere") is False
+
+
+def test_no_more_jobs_are_at_work_than_the_service_runs_at_once(backend, tmp_path):
+    folder = tmp_path / "sweeps"
+    folder.mkdir()
+    me = psutil.Process()
+    running = DriverRecord("running", host=socket.gethostname(), pid=me.pid, began=me.create_time())
+    for name in ("a", "b", "c"):
+        write_record(folder / name, running)
+    write_record(folder / "d", replace(running, life="done"))
+    write_record(folder / "e", replace(running, pid=2**22 + 1))
+    few = LocalBackend(3, [sys.executable, "-c", "raise SystemExit('never')"])
+    with pytest.raises(RequestError, match="3 jobs are at work, as many as this service runs at once") as refused:
+        few.submit(job_of(folder))
+    assert refused.value.status == 503
+    assert read_record(folder / "mine") is None
+    write_record(folder / "c", replace(running, life="done"))
+    assert backend.submit(job_of(folder)).created, "there is room for one again"
+    assert ended(backend, folder / "mine").state == "done"
+
+
+def test_a_job_asks_for_no_more_workers_than_there_are_cores(backend, tmp_path):
+    with pytest.raises(SpecError, match=r"resources\.workers: this service computes with"):
+        backend.submit(job_of(tmp_path, resources={"workers": 1000}))
+    assert not (tmp_path / "mine").exists()

@@ -322,7 +322,7 @@ def test_the_description_says_how_failures_are_answered(ask):
 
 def test_the_job_that_the_description_shows_is_one(ask):
     described = ask.get("/openapi.json").json()["paths"]["/v1/sweeps"]["post"]["requestBody"]["content"]
-    job, _ = read_job(json.dumps(described["application/json"]["example"]).encode(), "application/json")
+    job = read_job(json.dumps(described["application/json"]["example"]).encode(), "application/json")
     assert job.name == "faces"
 
 

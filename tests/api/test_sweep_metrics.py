@@ -8,15 +8,15 @@ import httpx
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from served_sweeps import LAYOUT, FakeBackend, commit, serving
+from served_sweeps import LAYOUT, commit, serving
 
-from pullback.api import sweep_metrics
+from pullback.api.backend import LocalBackend
 from pullback.api.catalog import Catalog
 from pullback.api.sweep_metrics import SweepCollector
 from pullback.api.tokens import TokenFile, add_token
 from pullback.store.repository import create
 from pullback.sweep.beside import beside
-from pullback.sweep.control import DriverRecord, write_record
+from pullback.sweep.control import DriverRecord, state_of, write_record
 
 
 def at_work(**facts) -> DriverRecord:
@@ -60,7 +60,7 @@ def numbers(families) -> dict[tuple[str, ...], float]:
 
 def test_the_numbers_of_every_sweep_are_told_to_those_who_may_read(folder, tmp_path):
     token = add_token(tmp_path / "tokens.json", "prometheus", "read")
-    with serving(folder, FakeBackend(), TokenFile(tmp_path / "tokens.json")) as (url, _):
+    with serving(folder, LocalBackend(), TokenFile(tmp_path / "tokens.json")) as (url, _):
         assert httpx.get(f"{url}/metrics", trust_env=False).status_code == 401
         headers = {"Authorization": f"Bearer {token}"}
         found = numbers(
@@ -114,11 +114,11 @@ def test_a_record_that_somebody_spoiled_is_none(folder):
     assert found["pullback_samples", "done", "good"] == 5
 
 
-def test_a_store_that_nobody_works_on_is_read_once_a_minute(folder, monkeypatch):
+def test_a_store_that_nobody_works_on_is_read_once_a_minute(folder):
     now, read = [0.0], []
-    true = sweep_metrics.state_of
-    monkeypatch.setattr(sweep_metrics, "state_of", lambda place: read.append(place.name) or true(place))
-    collector = SweepCollector(Catalog(folder), lambda: now[0])
+    collector = SweepCollector(
+        Catalog(folder), lambda place, look: read.append(place.name) or state_of(place, look), lambda: now[0]
+    )
     numbers(collector.collect())
     assert sorted(read) == ["bad", "damaged", "done", "half"]
     now[0], read[:] = 59.0, []
@@ -133,18 +133,17 @@ def test_a_store_that_nobody_works_on_is_read_once_a_minute(folder, monkeypatch)
     assert sorted(read) == ["done", "half"], "a driver was there since"
 
 
-def test_many_sweeps_take_no_longer_than_a_scrape_may_and_all_are_read_in_the_end(tmp_path, monkeypatch):
+def test_many_sweeps_take_no_longer_than_a_scrape_may_and_all_are_read_in_the_end(tmp_path):
     for number in range(10):
         create(tmp_path / f"sweep{number}", LAYOUT, {"name": f"sweep{number}"})
     write_record(tmp_path / "sweep9", at_work(updated=time.time()))
-    now, true = [0.0], sweep_metrics.state_of
+    now = [0.0]
 
-    def slowly(place):
+    def slowly(place, look):
         now[0] += 1.0
-        return true(place)
+        return state_of(place, look)
 
-    monkeypatch.setattr(sweep_metrics, "state_of", slowly)
-    collector, most = SweepCollector(Catalog(tmp_path), lambda: now[0]), 0.0
+    collector, most = SweepCollector(Catalog(tmp_path), slowly, lambda: now[0]), 0.0
     unread = [10.0]
     while unread[-1]:
         began = now[0]
@@ -157,3 +156,12 @@ def test_many_sweeps_take_no_longer_than_a_scrape_may_and_all_are_read_in_the_en
     began = now[0]
     numbers(collector.collect())
     assert now[0] - began == 1, "only what is at work is read again"
+
+
+def test_a_job_without_results_is_told_of_unless_its_sweep_was_removed(folder):
+    write_record(folder / "early", at_work(planned=7, updated=time.time()))
+    write_record(folder / "gone", DriverRecord("done", planned=7))
+    found = numbers(SweepCollector(Catalog(folder)).collect())
+    assert found["pullback_samples", "early", "pending"] == 7
+    assert found["pullback_sweep_state", "early", "running"] == 1
+    assert ("pullback_sweep_state", "gone", "stopped") not in found

@@ -73,7 +73,8 @@ def create_app(
     settings = settings or Settings()
     observer = observer or Observer()
     catalog = Catalog(folder)
-    observer.watch(SweepCollector(catalog))
+    backend = backend or LocalBackend()
+    observer.watch(SweepCollector(catalog, backend.state))
     threads = Threads(settings.threads, settings.waiting, settings.read_seconds)
 
     @asynccontextmanager
@@ -101,7 +102,7 @@ def create_app(
     answer_errors(app, catalog.without_paths)
     app.state.service = Service(
         catalog=catalog,
-        backend=backend or LocalBackend(),
+        backend=backend,
         observer=observer,
         threads=threads,
         allow_code=settings.allow_code,

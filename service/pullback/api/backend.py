@@ -9,17 +9,20 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+from pullback.api.catalog import with_driver
+from pullback.api.problems import RequestError
 from pullback.cluster import jobs
-from pullback.errors import StoreError
+from pullback.errors import SpecError, StoreError
 from pullback.spec import JobSpec, load_job
 from pullback.store.folders import is_vacant
 from pullback.store.reader import open_sweep
 from pullback.sweep import background
 from pullback.sweep.beside import beside
-from pullback.sweep.control import AT_WORK, DriverRecord, SweepState, events_path, request_cancel, state_of
+from pullback.sweep.control import AT_WORK, Look, SweepState, events_path, read_record, request_cancel, see, state_of
 from pullback.sweep.identity import differences
+from pullback.sweep.plan import usable_cores
 
 
 @dataclass(frozen=True)
@@ -38,20 +41,21 @@ class Submission:
 class Backend(Protocol):
     """What runs sweeps. Every `path` is the folder of a sweep's store, which need not exist yet."""
 
-    def submit(self, job: JobSpec, text: str) -> Submission:
+    def submit(self, job: JobSpec) -> Submission:
         """Have a job run to its end, or go on with it; nothing happens where it runs or is done.
 
         Args:
             job: with `store` set to where its sweep goes.
-            text: as it was submitted, in YAML.
 
         Raises:
+            SpecError: it asks for more than this backend gives.
             StoreError: another sweep has that name; or this one is being cancelled.
+            RequestError: (503) enough jobs are at work.
         """
         ...
 
-    def state(self, path: Path) -> dict[str, Any]:
-        """`state`, `planned`, `good`, `quarantined`, `pending`, `message`, `updated` and more, ready for JSON.
+    def state(self, path: Path, look: Look = see) -> SweepState:
+        """Where a sweep is, its store seen through `look`.
 
         Raises:
             StoreError: nothing is known of a sweep there.
@@ -71,15 +75,17 @@ class LocalBackend:
     """Runs each job in a process of its own on this machine.
 
     Args:
+        drivers: how many may be at work at once.
         command: what runs the job file that is put behind it.
     """
 
-    def __init__(self, command: Sequence[str] = background.COMMAND) -> None:
-        self._command = command
+    def __init__(self, drivers: int = 4, command: Sequence[str] = background.COMMAND) -> None:
+        self._drivers, self._command = drivers, command
         self._lock = threading.Lock()  # of two equal jobs at once, one is started
 
-    def submit(self, job: JobSpec, text: str) -> Submission:
+    def submit(self, job: JobSpec) -> Submission:
         """See `Backend`."""
+        self._check(job)
         with self._lock:
             state = "done" if _is_done(job.store_path) else self._state_of(job.store_path)
             created = not _is_known(job, state in AT_WORK)
@@ -88,30 +94,39 @@ class LocalBackend:
                     f"{job.name} is being cancelled; nothing was started. Submit it again when it is cancelled."
                 )
             if state != "done" and state not in AT_WORK:
+                self._make_room(job.store_path.parent)
                 background.start(job, self._command)
         return Submission(job.name, created)
 
-    def state(self, path: Path) -> dict[str, Any]:
+    def state(self, path: Path, look: Look = see) -> SweepState:
         """See `Backend`."""
-        found = self._found(path)
-        driver = found.driver or DriverRecord("submitted")
-        return {
-            "state": found.state,
-            **{name: getattr(found, name) for name in ("planned", "good", "quarantined", "pending")},
-            "message": found.message,
-            "snapshot": found.snapshot,
-            "updated": driver.updated,
-            "shards": dict(driver.shards),
-            "workers": dict(driver.workers),
-            "samples_per_second": driver.samples_per_second,
-        }
+        return state_of(path, look)
 
-    def _found(self, path: Path) -> SweepState:
-        return state_of(path)
+    def _check(self, job: JobSpec) -> None:
+        workers, here = job.resources.workers, usable_cores()
+        if workers != "auto" and workers > here:
+            raise SpecError([f"resources.workers: this service computes with {here} at most; leave the key out"])
+
+    def _make_room(self, folder: Path) -> None:
+        """Raise RequestError where as many jobs are at work as may be."""
+        at_work = sum(self._is_at_work(folder / name) for name in with_driver(folder))
+        if at_work >= self._drivers:
+            raise RequestError(
+                503,
+                f"{at_work} jobs are at work, as many as this service runs at once; nothing was started. "
+                "Submit it again when one of them is done (GET /v1/sweeps tells)",
+                {"Retry-After": "60"},
+            )
+
+    def _is_at_work(self, path: Path) -> bool:
+        record = read_record(path)
+        if record is None or record.life not in AT_WORK:
+            return False
+        return record.alive or (record.life == "submitted" and self._state_of(path) in AT_WORK)
 
     def _state_of(self, path: Path) -> str:
         try:
-            return self._found(path).state
+            return self.state(path).state
         except StoreError:  # nothing is known of it
             return ""
 
@@ -132,13 +147,18 @@ class ClusterBackend(LocalBackend):
 
     Args:
         address: of the cluster's dashboard, such as http://head:8265.
+        drivers: how many jobs may be at work at once.
     """
 
-    def __init__(self, address: str) -> None:
-        super().__init__((sys.executable, "-m", "pullback", "submit", "--address", address))
+    def __init__(self, address: str, drivers: int = 32) -> None:
+        super().__init__(drivers, (sys.executable, "-m", "pullback", "submit", "--address", address))
 
-    def _found(self, path: Path) -> SweepState:
-        return jobs.state_of(path)
+    def state(self, path: Path, look: Look = see) -> SweepState:
+        """See `Backend`."""
+        return jobs.state_of(path, look)
+
+    def _check(self, job: JobSpec) -> None:
+        """A cluster gives a job as many workers as it has room for."""
 
     def cancel(self, path: Path) -> bool:
         """See `Backend`."""

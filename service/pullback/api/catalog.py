@@ -16,20 +16,36 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pullback.api.paths import without_paths
 from pullback.api.problems import RequestError
 from pullback.errors import StoreError
 from pullback.store.folders import local_path
-from pullback.store.reader import Sweep, open_sweep
+from pullback.store.location import Location, locate
+from pullback.store.reader import Sweep, SweepStatus, open_sweep
 from pullback.store.repository import is_repository
+from pullback.sweep.control import AT_WORK, Seen
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _SUBMITTED = re.compile(r"\.(.+)\.driver\.json")  # see `sweep.control`
+WITHOUT_STORE = ("failed", *AT_WORK)
+"""The states in which a job without a store is told of; in others, somebody removed its sweep."""
 _KEPT_OPEN = 16
+_KEPT_SUMMARIES = 10_000
+"""A few KB each, and 0.1 s of reading for 100,000 samples."""
 
 
 def is_id(text: str) -> bool:
     """Whether a text can be a sweep's id."""
     return _ID.fullmatch(text) is not None and ".." not in text
+
+
+def with_driver(folder: Path) -> list[str]:
+    """The ids in a folder under which a driver was ever at work, or announced."""
+    try:
+        known = (_SUBMITTED.fullmatch(path.name) for path in folder.iterdir())
+        return [match[1] for match in known if match and is_id(match[1])]
+    except FileNotFoundError:
+        return []
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,12 +84,17 @@ class Opened:
         }
 
 
+_Key = tuple[str, int, str]
+"""An id, the folder it is, and a snapshot."""
+
+
 class Catalog:
     """The sweeps directly inside a folder, which need not exist yet."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = local_path(folder).absolute()
-        self._opened: OrderedDict[tuple[str, int, str], Opened] = OrderedDict()
+        self._opened: OrderedDict[_Key, Opened] = OrderedDict()
+        self._summaries: OrderedDict[_Key, dict[str, Any]] = OrderedDict()
         self._lock = threading.Lock()
 
     def ids(self) -> list[str]:
@@ -82,19 +103,38 @@ class Catalog:
 
     def submitted(self) -> list[str]:
         """The ids under which something was submitted and no sweep is, in order."""
-        known = (_SUBMITTED.fullmatch(name) for name in self._names())
-        ids = {match[1] for match in known if match and is_id(match[1])}
-        return sorted(id for id in ids if not self.has(id))
+        return sorted(id for id in with_driver(self.folder) if not self.has(id))
 
     def has(self, id: str) -> bool:
         """Whether there is a sweep of that id."""
         return id in self._folders() and is_repository(self.folder / id)
 
     def without_paths(self, text: str) -> str:
-        """A message of the store as a remote user can use it: sweeps by their ids."""
-        for folder in (self.folder, self.folder.resolve()):
-            text = text.replace(f"{folder}{os.sep}", "")
-        return text
+        """A message as a remote user can use it: sweeps by their ids, and no paths of the server."""
+        return without_paths(text, self.folder)
+
+    def summary(self, id: str) -> dict[str, Any]:
+        """What a sweep is and how far it is now, ready for JSON; read once at each snapshot.
+
+        Raises:
+            StoreError: there is none, or it cannot be read.
+        """
+        sweep = open_sweep(self.folder / id)
+        key = (id, (self.folder / id).stat().st_ino, sweep.snapshot)
+        with self._lock:
+            known = self._summaries.get(key)
+        if known is None:
+            known = Opened(id, sweep).summary()
+            with self._lock:
+                self._summaries[key] = known
+                while len(self._summaries) > _KEPT_SUMMARIES:
+                    self._summaries.popitem(last=False)
+        return dict(known)
+
+    def see(self, store: Location | Path | str) -> Seen:
+        """As `control.see`, of a sweep in this folder; a snapshot that was seen before is not read again."""
+        summary = self.summary(locate(store).name)
+        return Seen(summary["name"], summary["snapshot"], SweepStatus(**summary["samples"]))
 
     def place(self, id: str) -> Path:
         """Where the sweep of an id is or would be; raises RequestError (404) for what cannot be one."""
@@ -136,14 +176,7 @@ class Catalog:
         except FileNotFoundError:
             return set()
 
-    def _names(self) -> list[str]:
-        """What lies in the folder."""
-        try:
-            return [path.name for path in self.folder.iterdir()]
-        except FileNotFoundError:
-            return []
-
-    def _keep(self, key: tuple[str, int, str], opened: Opened) -> Opened:
+    def _keep(self, key: _Key, opened: Opened) -> Opened:
         """The one that is kept open already, or else this one from now on."""
         with self._lock:
             kept = self._opened.setdefault(key, opened)

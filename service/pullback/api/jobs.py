@@ -1,7 +1,7 @@
 """A job that comes over HTTP -> a `JobSpec`, or one error with all that is wrong in it.
 
 Whoever submits is not who runs the service: a job may name registered things only, for anything else would run code
-or read files of the server. Invariant: what is handed on is text that `spec.load_job` reads as the very same job.
+or read files of the server.
 """
 
 import json
@@ -24,16 +24,13 @@ _TAKEN_ENDINGS = (".zarr", ".html", ".jsonl")
 """How the names of the files end that are kept beside sweeps."""
 
 
-def read_job(body: bytes, content_type: str, allow_code: bool = False) -> tuple[JobSpec, str]:
+def read_job(body: bytes, content_type: str, allow_code: bool = False) -> JobSpec:
     """Read a submitted job.
 
     Args:
         body: as it was sent.
         content_type: JSON, or one of `YAML_TYPES`. Others are refused: a page of another site could send those.
         allow_code: let the job name code and files of the server.
-
-    Returns:
-        The job, and its text as YAML.
 
     Raises:
         SpecError: the job is wrong, or names what it may not; lists every problem.
@@ -59,7 +56,7 @@ def read_job(body: bytes, content_type: str, allow_code: bool = False) -> tuple[
     problems += _unfit(job) + ([] if allow_code else _of_the_server(job, generators))
     if problems:
         raise SpecError(problems, _SOURCE)
-    return job, text
+    return job
 
 
 def _json_as_yaml(text: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pullback.api.limits import Threads
+from pullback.api.paths import in_line
 from pullback.api.problems import RequestError
 
 FINAL_STATES = {"done", "failed", "cancelled", "stopped"}
@@ -63,6 +64,7 @@ async def follow(
     threads: Threads,
     poll_seconds: float,
     closing: Callable[[], bool],
+    change: Callable[[str], str],
 ) -> AsyncIterator[bytes]:
     """Server-sent events: one for each line as it comes, its id the offset behind it; at the end `event: end`.
 
@@ -73,6 +75,7 @@ async def follow(
         threads: what reads.
         poll_seconds: how often it is looked for more.
         closing: whether the service is about to end; the stream then ends too, without `event: end`.
+        change: what is done to every text of an event.
     """
     idle = 0
     while not closing():
@@ -89,7 +92,7 @@ async def follow(
             continue
         for line in page.content.splitlines(keepends=True):
             offset += len(line)
-            yield b"id: %d\ndata: %s\n\n" % (offset, line.strip())
+            yield b"id: %d\ndata: %s\n\n" % (offset, in_line(line, change).strip())
         if page.content:
             idle = 1
             continue

@@ -28,8 +28,12 @@ class Threads:
         self._seconds = seconds
         self._under_way = 0
 
-    async def run(self, work: Callable[[], T]) -> T:
+    async def run(self, work: Callable[[], T], late: str = "") -> T:
         """What the work returns.
+
+        Args:
+            work: what is done.
+            late: what to say, and to do, where it takes too long; by default, to ask again.
 
         Raises:
             RequestError: (503) too much is under way; (504) it took too long.
@@ -45,7 +49,7 @@ class Threads:
                 return await asyncio.wrap_future(future)
         except TimeoutError:
             raise RequestError(
-                504, f"this took longer than {self._seconds:g} s and was given up; ask for fewer samples at once"
+                504, f"this took longer than {self._seconds:g} s and was given up; {late or 'ask again in a moment'}"
             ) from None
 
     def close(self) -> None:

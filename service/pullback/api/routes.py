@@ -15,16 +15,17 @@ from pydantic import BaseModel, ConfigDict, Field
 import pullback
 from pullback.analysis import Analysis
 from pullback.api.backend import Backend
-from pullback.api.catalog import Catalog, Opened
+from pullback.api.catalog import WITHOUT_STORE, Catalog, Opened
 from pullback.api.jobs import YAML_TYPES, read_job
 from pullback.api.journal import follow, read_page, read_whole
 from pullback.api.limits import Threads
 from pullback.api.observe import Observer
+from pullback.api.paths import in_line, in_strings
 from pullback.api.problems import RequestError
 from pullback.api.selection import At, EigenvectorsQuery, Pieces, SpectraQuery, eigenvectors, spectra
 from pullback.api.tables import MEDIA, Table
 from pullback.errors import StoreError
-from pullback.sweep.control import AT_WORK
+from pullback.sweep.control import DriverRecord
 
 _JSON = "application/json"
 _NO_SCRIPTS = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox"
@@ -93,7 +94,7 @@ class Service:
                 return Response(status_code=304, headers=headers)
             return Response(make(opened), headers=headers, media_type=media)
 
-        return await self.threads.run(read)
+        return await self.threads.run(read, "ask for fewer samples at once" if isinstance(query, Pieces) else "")
 
     async def table(self, request: Request, id: str, query: Pieces, make: Callable[[Opened], Table]) -> Response:
         """An answer of numbers."""
@@ -120,19 +121,27 @@ class Service:
         """A sweep's state; raises RequestError (404) where nothing is known of one."""
         path = self.catalog.place(id)
         try:
-            state = {"id": id, **self.backend.state(path)}
+            found = self.backend.state(path, self.catalog.see)
         except StoreError as error:
             if self.catalog.has(id):
                 raise
             raise RequestError(404, str(error)) from None
-        if "message" in state:
-            state["message"] = self.catalog.without_paths(state["message"])
-        return state
+        driver = found.driver or DriverRecord("submitted")
+        return {
+            "id": id,
+            "state": found.state,
+            **{name: getattr(found, name) for name in ("planned", "good", "quarantined", "pending")},
+            "message": self.catalog.without_paths(found.message),
+            "snapshot": found.snapshot,
+            "updated": driver.updated,
+            "shards": dict(driver.shards),
+            "workers": dict(driver.workers),
+            "samples_per_second": driver.samples_per_second,
+        }
 
     def ids(self) -> list[str]:
         """All that may be asked for, in order: the sweeps, and what was submitted and is none yet."""
-        listed = {"failed", *AT_WORK}  # else somebody removed the sweep
-        submitted = [id for id in self.catalog.submitted() if self.state(id)["state"] in listed]
+        submitted = [id for id in self.catalog.submitted() if self.state(id)["state"] in WITHOUT_STORE]
         return sorted({*self.catalog.ids(), *submitted})
 
     def summary(self, id: str) -> dict[str, Any]:
@@ -141,9 +150,16 @@ class Service:
             state = self.state(id)
             if not self.catalog.has(id):
                 return {key: state[key] for key in ("id", "state", "planned", "message")}
-            return {**self.catalog.open(id).summary(), "state": state["state"]}
+            return {**self._shown(self.catalog.summary(id)), "state": state["state"]}
         except StoreError as error:  # one damaged sweep must not hide the others
             return {"id": id, "error": self.catalog.without_paths(str(error))}
+
+    def details(self, opened: Opened) -> dict[str, Any]:
+        """All that is known of a sweep."""
+        return self._shown(opened.details())
+
+    def _shown(self, content: dict[str, Any]) -> dict[str, Any]:
+        return dict(in_strings(content, self.catalog.without_paths))
 
     def journal(self, id: str) -> Path | None:
         """Where a sweep's events are."""
@@ -167,6 +183,7 @@ class Service:
                     self.threads,
                     self.poll_seconds,
                     lambda: self.closing,
+                    self.catalog.without_paths,
                 )
                 async for piece in lines:
                     yield piece
@@ -203,7 +220,7 @@ def routes(service: Service) -> APIRouter:
                 content["next"] = page[-1]  # type: ignore[assignment]
             return _tagged(request, _json(content), _JSON)
 
-        return await service.threads.run(read)
+        return await service.threads.run(read, "ask for fewer at once, with limit")
 
     @router.post("/v1/sweeps", tags=["sweeps"], openapi_extra=_JOB, responses={201: {"description": "It is new."}})
     async def submit(request: Request) -> Response:
@@ -211,9 +228,9 @@ def routes(service: Service) -> APIRouter:
         body = await request.body()
 
         def act() -> Response:
-            job, text = read_job(body, request.headers.get("content-type", ""), service.allow_code)
+            job = read_job(body, request.headers.get("content-type", ""), service.allow_code)
             path = service.catalog.place(job.name)
-            done = service.backend.submit(job.model_copy(update={"store": str(path)}), text)
+            done = service.backend.submit(job.model_copy(update={"store": str(path)}))
             return Response(
                 _json({"id": done.id, "created": done.created}),
                 201 if done.created else 200,
@@ -221,12 +238,13 @@ def routes(service: Service) -> APIRouter:
                 _JSON,
             )
 
-        return await service.threads.run(act)
+        late = "the job may still be accepted: ask for its status, or submit it again, which starts nothing twice"
+        return await service.threads.run(act, late)
 
     @router.get("/v1/sweeps/{id}", tags=["sweeps"])
     async def sweep(request: Request, id: str, query: Annotated[At, Query()]) -> Response:
         """What a sweep is, what made it, and how far it was at the snapshot."""
-        return await service.at_snapshot(request, id, query, lambda opened: _json(opened.details()), _JSON)
+        return await service.at_snapshot(request, id, query, lambda opened: _json(service.details(opened)), _JSON)
 
     @router.get("/v1/sweeps/{id}/status", tags=["sweeps"])
     async def status(request: Request, id: str) -> Response:
@@ -248,7 +266,8 @@ def routes(service: Service) -> APIRouter:
 
         def read() -> Response:
             page = read_page(service.journal(id), query.offset, query.limit)
-            return _tagged(request, page.content, "application/x-ndjson", {"Pullback-Next-Offset": str(page.next)})
+            lines = [in_line(line, service.catalog.without_paths) for line in page.content.splitlines(keepends=True)]
+            return _tagged(request, b"".join(lines), "application/x-ndjson", {"Pullback-Next-Offset": str(page.next)})
 
         return await service.threads.run(read)
 
@@ -261,7 +280,7 @@ def routes(service: Service) -> APIRouter:
             asked = service.backend.cancel(service.catalog.place(id))
             return Response(_json({"id": id, "cancelling": asked}), 202 if asked else 200, media_type=_JSON)
 
-        return await service.threads.run(act)
+        return await service.threads.run(act, "it may still be asked to stop: ask for its status")
 
     @router.get("/v1/sweeps/{id}/spectra", tags=["results"], response_class=Response, responses=_NUMBERS)
     async def read_spectra(request: Request, id: str, query: Annotated[SpectraQuery, Query()]) -> Response:

@@ -8,14 +8,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import get_args
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from pullback.api.catalog import Catalog
+from pullback.api.catalog import WITHOUT_STORE, Catalog
 from pullback.errors import PullbackError
-from pullback.sweep.control import State, SweepState, read_record, state_of
+from pullback.sweep.control import Look, State, SweepState, read_record, state_of
 
 _KEPT_SECONDS = 60.0
 """Nobody is at work on it: a store is believed to be as it was for so long, unless there was another driver since."""
@@ -41,11 +42,17 @@ class SweepCollector(Collector):
 
     Args:
         catalog: the sweeps.
+        state: tells where the sweep in a folder is.
         clock: seconds that only grow.
     """
 
-    def __init__(self, catalog: Catalog, clock: Callable[[], float] = time.monotonic) -> None:
-        self._catalog, self._clock = catalog, clock
+    def __init__(
+        self,
+        catalog: Catalog,
+        state: Callable[[Path, Look], SweepState] = state_of,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._catalog, self._state, self._clock = catalog, state, clock
         self._known: dict[str, _Known] = {}
         self._lock = threading.Lock()
 
@@ -62,7 +69,7 @@ class SweepCollector(Collector):
         commit = GaugeMetricFamily("pullback_commit_seconds", "Duration of the last commit.", labels=["sweep"])
         memory = GaugeMetricFamily("pullback_driver_memory_bytes", "Resident memory of a driver.", labels=["sweep"])
         for sweep, found in known:
-            if found is None:
+            if found is None or (not found.snapshot and found.state not in WITHOUT_STORE):
                 continue
             for status in ("good", "quarantined", "pending"):
                 samples.add_metric([sweep, status], getattr(found, status))
@@ -85,7 +92,7 @@ class SweepCollector(Collector):
 
     def _read(self) -> list[str]:
         """Bring what is known up to date, for so long; returns the ids of all sweeps."""
-        ids = self._catalog.ids()
+        ids = sorted({*self._catalog.ids(), *self._catalog.submitted()})
         self._known = {sweep: self._known[sweep] for sweep in ids if sweep in self._known}
         until = self._clock() + _READING_SECONDS
         for sweep in sorted(ids, key=self._urgency):
@@ -106,7 +113,7 @@ class SweepCollector(Collector):
         if known is not None and known.updated == updated and not known.at_work and now - known.read < _KEPT_SECONDS:
             return
         try:
-            found: SweepState | None = state_of(place)
+            found: SweepState | None = self._state(place, self._catalog.see)
         except (PullbackError, OSError):
             found = None
         self._known[sweep] = _Known(now, updated, found)

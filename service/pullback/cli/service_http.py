@@ -9,6 +9,7 @@ from rich.markup import escape
 from pullback import display
 from pullback.cli.common import AsJson, err, print_json, shown
 from pullback.cli.jobs import Address
+from pullback.errors import PullbackError
 
 app = typer.Typer()
 tokens_app = typer.Typer(help="Who may use a service beyond this machine.", no_args_is_help=True)
@@ -20,7 +21,7 @@ _TOKENS = Path("tokens.json")
 
 @app.command()
 def serve(
-    folder: Annotated[Path, typer.Argument(help="The folder that holds sweeps.")] = Path("sweeps"),
+    folder: Annotated[str, typer.Argument(help="The folder that holds sweeps.")] = "sweeps",
     host: Annotated[str, typer.Option(help="The address to listen at; others than loopback need --tokens.")] = (
         "127.0.0.1"
     ),
@@ -31,20 +32,31 @@ def serve(
         bool, typer.Option("--allow-code", help="Let jobs name code and files of this machine.")
     ] = False,
     address: Address = None,
+    drivers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="How many jobs may be at work at once: 4 on this machine, 32 on a cluster.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Serve the sweeps of a folder over HTTP: submit, status, events, spectra, analyses, reports."""
     from pullback.api.app import Settings, create_app
-    from pullback.api.backend import ClusterBackend
+    from pullback.api.backend import ClusterBackend, LocalBackend
     from pullback.api.guard import is_loopback
     from pullback.api.observe import Observer
     from pullback.api.server import listen, run, tokens_for
 
+    if "://" in folder:
+        raise PullbackError(
+            f"serve takes a folder of this machine, and {folder} is in an object store; the service was not started. "
+            "Single sweeps there are read by every other command, and by `pullback.open_sweep`."
+        )
     known = tokens_for(host, tokens)
     observer = Observer(audit)
     try:
         made = create_app(
-            folder,
-            None if address is None else ClusterBackend(address),
+            Path(folder),
+            LocalBackend(drivers or 4) if address is None else ClusterBackend(address, drivers or 32),
             known,
             observer,
             Settings(allow_code=allow_code),
@@ -52,9 +64,9 @@ def serve(
 
         def ready(url: str) -> None:
             header = "" if known is None else ", with a token in the header `Authorization: Bearer TOKEN`"
-            err.print(f"serving {escape(str(folder))} at {url} (its routes: {url}/docs{header}); Ctrl-C ends it")
-            if not folder.is_dir():
-                err.print(f"[yellow]there is no folder {escape(str(folder))} yet;[/] the first job makes it")
+            err.print(f"serving {escape(folder)} at {url} (its routes: {url}/docs{header}); Ctrl-C ends it")
+            if not Path(folder).is_dir():
+                err.print(f"[yellow]there is no folder {escape(folder)} yet;[/] the first job makes it")
             if not is_loopback(host):
                 err.print("[yellow]over plain HTTP tokens can be read on the way:[/] put it behind a proxy with TLS")
 

@@ -124,13 +124,13 @@ def submit_to(address: str, sweep: "Identified") -> bool:
         return True
 
 
-def state_of(store: Location | Path | str) -> SweepState:
+def state_of(store: Location | Path | str, look: control.Look = control.see) -> SweepState:
     """As `control.state_of`, asking the cluster of a sweep that was submitted to one where nothing else can tell.
 
     Raises:
         StoreError: nothing is known of a sweep there, or it cannot be read.
     """
-    found = control.state_of(store)
+    found = control.state_of(store, look)
     driver = found.driver
     if driver is None or not _is_open(found, driver):
         return found
@@ -146,7 +146,7 @@ def state_of(store: Location | Path | str) -> SweepState:
         return replace(found, state="submitted", message="") if driver.life == "submitted" else found
     if said == "RUNNING":
         return found if driver.alive else replace(found, state="running" if found.snapshot else "starting", message="")
-    found = control.state_of(store)  # its driver may have ended well since
+    found = control.state_of(store, look)  # its driver may have ended well since
     driver = found.driver or driver
     if not _is_open(found, driver):
         return found

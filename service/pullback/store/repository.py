@@ -32,6 +32,7 @@ from pullback.store.location import Location, locate
 from pullback.store.lock import hold
 from pullback.store.opening import (
     BRANCH,
+    NO_PRELOAD,
     array_of,
     cause,
     commit_on_tip,
@@ -367,7 +368,7 @@ def _config() -> icechunk.RepositoryConfig:
         {icechunk.ManifestSplitCondition.AnyArray(): by_shard}  # type: ignore[dict-item]
     )
     config = icechunk.RepositoryConfig.default()
-    config.manifest = icechunk.ManifestConfig(splitting=splitting)
+    config.manifest = icechunk.ManifestConfig(splitting=splitting, preload=NO_PRELOAD)
     return config
 
 

@@ -13,7 +13,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ from pydantic import TypeAdapter
 from pullback.errors import StoreError
 from pullback.store.location import Location, locate
 from pullback.store.opening import is_free
-from pullback.store.reader import open_sweep
+from pullback.store.reader import SweepStatus, open_sweep
 from pullback.sweep.beside import beside, share, shared
 
 SUBMISSION_VARIABLE = "PULLBACK_SUBMISSION"
@@ -54,7 +54,7 @@ class DriverRecord:
 
     Attributes:
         life: where it is.
-        message: why it ended, where it did not end well; one sentence or more.
+        message: why it ended, where it did not end well, or what keeps it from going on; one sentence or more.
         host: of its machine.
         pid: of its process; 0 before there is one. Of one that is `submitted`, the process that will be the driver.
         planned: samples of the whole sweep; 0 where it is not known yet.
@@ -142,6 +142,24 @@ class SweepState:
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return {**asdict(self), "exit_code": self.exit_code}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the last commit of a sweep's store says."""
+
+    name: str
+    snapshot: str
+    status: SweepStatus
+
+
+def see(store: Location | Path | str) -> Seen:
+    """Look into a sweep's store; raises StoreError where there is none, or it cannot be read."""
+    sweep = open_sweep(store)
+    return Seen(sweep.name, sweep.snapshot, sweep.status())
+
+
+Look = Callable[[Location | Path | str], Seen]
 
 
 class Driver:
@@ -296,15 +314,19 @@ def events_path(store: Location | Path | str) -> Path:
     return beside(store, "events")
 
 
-def state_of(store: Location | Path | str) -> SweepState:
+def state_of(store: Location | Path | str, look: Look = see) -> SweepState:
     """Where a sweep is, whatever became of those who computed it.
+
+    Args:
+        store: the sweep's.
+        look: what looks into it; one that remembers what it saw must still see the last commit.
 
     Raises:
         StoreError: nothing is known of a sweep there, or it cannot be read.
     """
-    record = read_record(store)
+    record = read_record(store)  # before the store: a driver commits, and then says that it has ended
     try:
-        sweep = open_sweep(store)
+        seen = look(store)
     except StoreError:
         # there is none yet (of a driver that begins, perhaps half of one), or it is damaged
         begins = record is not None and (record.life == "submitted" or (record.life == "starting" and record.alive))
@@ -313,22 +335,22 @@ def state_of(store: Location | Path | str) -> SweepState:
         state, message = _without_end(record, store)
         planned = record.planned
         return SweepState(state, locate(store).name, planned, pending=planned, message=message, driver=record)
-    status = sweep.status()
+    status = seen.status
     # a driver that judged the results as they are now; an older one that failed says nothing of what others did since
-    failed = record is not None and record.life == "failed" and record.snapshot == sweep.snapshot
+    failed = record is not None and record.life == "failed" and record.snapshot == seen.snapshot
     if status.pending == 0 and not (record is not None and (record.alive or failed)):
         state, message = "done", ""
     else:
         state, message = _without_end(record, store)
     return SweepState(
         state,
-        sweep.name,
+        seen.name,
         status.planned,
         status.good,
         status.quarantined,
         status.pending,
         message=message,
-        snapshot=sweep.snapshot,
+        snapshot=seen.snapshot,
         driver=record,
     )
 
