@@ -89,6 +89,8 @@ class Scheduler:
         self._actor_counts: Counter[ActorState] = Counter()
         self._open = len(self._shards)
         self._durations: deque[float] = deque(maxlen=_REMEMBERED)
+        self._patience = 0.0
+        """How long a task may run before it is started a second time; 0 where that is to be computed anew."""
         self._next_number = 0
         self._deaths = 0
         self._ever_ready = False
@@ -225,6 +227,7 @@ class Scheduler:
             self._pauses.pop(running.actor, None)
         shard = self._shards[running.task.shard]
         self._durations.append(now - running.since)
+        self._patience = 0.0
         if running.task.samples is not None:
             self._probed(running.task.shard)
             return False
@@ -300,7 +303,7 @@ class Scheduler:
     def _second_start(self, actor: str, now: float) -> Task | None:
         if len(self._durations) < _KNOWN or self._held[actor]:
             return None
-        patience = _WAITS * median(self._durations)
+        patience = self._patience = self._patience or _WAITS * median(self._durations)
         for running in self._running.values():  # the oldest first
             if now - running.since <= patience:
                 return None
