@@ -213,8 +213,9 @@ def analysis_table(analysis: "Analysis", sweep: "Sweep", console: Console) -> No
     kept, n = sweep.layout.components, sweep.layout.latent_dim
     if kept < n:
         console.print(f"Only {kept} of {n} eigenpairs are kept: homogeneity is that of the leading {kept} ranks.")
-    pairs = content["homogeneity"]["pairs"]
-    likeness = _table("", ">mean", ">95 % interval", ">std", ">median", title=f"Homogeneity, {pairs} pairs")
+    pairs, points = content["homogeneity"]["pairs"], content["homogeneity"]["points"]
+    some = f" of {points} samples" if points < content["samples"] else ""
+    likeness = _table("", ">mean", ">95 % interval", ">std", ">median", title=f"Homogeneity, {pairs} pairs{some}")
     for key, label in (("log", "C_log"), ("linear", "C_lin")):
         row = content["homogeneity"][key]
         likeness.add_row(

@@ -44,7 +44,7 @@ def test_the_document_has_exactly_the_agreed_keys(analysis):
     assert list(document["anisotropy"]["dim"]) == ["0.99", "0.999", "0.9999", "0.99999"]
     assert list(document["anisotropy"]["dim"]["0.99"]) == ["below", "needed", "below_ci95", "needed_ci95"]
     assert list(document["anisotropy"]["band"]) == ["p5", "p95"]
-    assert list(document["homogeneity"]) == ["log", "linear", "pairs"]
+    assert list(document["homogeneity"]) == ["log", "linear", "pairs", "points"]
     assert list(document["homogeneity"]["log"]) == ["mean", "std", "median", "ci95"]
     assert list(document["mean_metric"]) == ["eigenvalues", "ci95", "dim"]
     shares = np.cumsum(document["mean_metric"]["eigenvalues"]) / np.sum(document["mean_metric"]["eigenvalues"])
@@ -202,3 +202,26 @@ def test_the_package_imports_neither_a_store_nor_a_cluster():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_of_many_samples_some_are_compared_in_pairs_and_all_count_for_the_rest(metrics):
+    whole, some = analyze(FakeSweep(metrics), draws=50, seed=3), analyze(FakeSweep(metrics), draws=50, seed=3, points=4)
+    assert len(set(some.compared)) == 4
+    assert list(some.compared) == sorted(some.compared)
+    np.testing.assert_array_equal(whole.compared, range(7))
+    pairs = np.ix_(some.compared, some.compared)
+    np.testing.assert_allclose(some.log, whole.log[pairs], rtol=1e-12)
+    np.testing.assert_allclose(some.linear, whole.linear[pairs], rtol=1e-12)
+    assert some.to_json()["homogeneity"]["points"] == 4
+    assert some.to_json()["homogeneity"]["pairs"] == 12
+    assert some.log_summary.mean == pytest.approx(some.log[~np.eye(4, dtype=bool)].mean())
+    for name in ("samples", "anisotropy", "mean_metric", "certificate", "bootstrap"):
+        assert some.to_json()[name] == whole.to_json()[name], name
+    again = analyze(FakeSweep(metrics), draws=50, seed=3, points=4)
+    assert again.to_json() == some.to_json()
+    other = {tuple(analyze(FakeSweep(metrics), draws=5, seed=seed, points=4).compared) for seed in range(6)}
+    assert len(other) > 1, "the seed chooses"
+    back = Analysis.from_dataset(some.to_dataset())
+    np.testing.assert_array_equal(back.compared, some.compared)
+    with pytest.raises(ValueError, match="at least 2 points"):
+        analyze(FakeSweep(metrics), points=1)

@@ -18,6 +18,8 @@ from pullback.api.client import ServiceError
 from pullback.api.problems import RequestError
 from pullback.errors import SpecError, StoreError
 from pullback.spec import JobSpec
+from pullback.store.location import locate
+from pullback.store.opening import open_repository
 from pullback.store.reader import open_sweep
 from pullback.sweep.control import DriverRecord, read_record, write_record
 
@@ -113,6 +115,9 @@ def over_http(folder, job):
         kept = analyze(open_sweep(folder / "mine"), draws=20)
         kept.save(open_sweep(folder / "mine"))
         assert client.analysis("mine") == kept.to_json()
+        first = [commit.id for commit in open_repository(locate(folder / "mine")).ancestry(branch="main")][-2]
+        with pytest.raises(ServiceError, match=f"the one that is kept is of snapshot {kept.snapshot}"):
+            client.analysis("mine", snapshot=first)
         report = client.report("mine")
         assert report.lstrip().startswith("<!")
         assert kept.snapshot in report

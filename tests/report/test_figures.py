@@ -40,6 +40,7 @@ def make_analysis(mean=MEAN, total=10.0, needed=3, log=None, linear=None, pair_m
             total,
             (Dimension(0.95, 2, needed, (1, 2), (2, 3)),),
         ),
+        compared=np.arange(points),
         log=log,
         linear=linear,
         log_summary=summary,

@@ -29,7 +29,7 @@ from pullback.analysis.anisotropy import (
     dim_below,
     dim_needed,
 )
-from pullback.analysis.bootstrap import Floats, bootstrap_weights
+from pullback.analysis.bootstrap import Floats, Integers, bootstrap_weights
 from pullback.analysis.homogeneity import PairSummary, Progress, Stack, correlations, summarize
 from pullback.analysis.mean_metric import MeanMetric, mean_metric
 from pullback.errors import PullbackError
@@ -37,6 +37,9 @@ from pullback.store.schema import CERTIFICATE
 
 if TYPE_CHECKING:
     import xarray as xr
+
+POINTS = 1000
+"""Metrics that are compared in pairs unless told: as many as in the paper. Twice as many take four times as long."""
 
 DERIVED_NAME = "analysis"
 """Under this name the store keeps the result beside the sweep."""
@@ -81,10 +84,12 @@ class Analysis:
     snapshot: str
     samples: int
     anisotropy: Anisotropy
+    compared: Integers
+    """The numbers of the samples whose metrics were compared in pairs, `[points]`, ascending."""
     log: Floats
-    """C_log `[samples, samples]`; NaN where it does not exist."""
+    """C_log `[points, points]`; NaN where it does not exist."""
     linear: Floats
-    """C_lin `[samples, samples]`; NaN where it does not exist."""
+    """C_lin `[points, points]`; NaN where it does not exist."""
     log_summary: PairSummary
     linear_summary: PairSummary
     mean_metric: MeanMetric
@@ -130,7 +135,7 @@ class Analysis:
 
         spectrum = self.anisotropy.spectrum
         rate = "squared image distance per squared latent length"
-        variables: dict[str, tuple[tuple[str, ...], Floats, dict[str, str]]] = {
+        variables: dict[str, tuple[tuple[str, ...], Floats | Integers, dict[str, str]]] = {
             "mean_spectrum": (("rank",), spectrum.mean, {"long_name": "mean |eigenvalue|", "units": rate}),
             "spectrum_p5": (
                 ("rank",),
@@ -147,8 +152,9 @@ class Analysis:
                 self.anisotropy.spectrum_ci95,
                 {"long_name": "95 % bootstrap interval of the mean spectrum", "units": rate},
             ),
-            "homogeneity_log": (("sample", "other"), self.log, {"long_name": "C_log", "units": "1"}),
-            "homogeneity_linear": (("sample", "other"), self.linear, {"long_name": "C_lin", "units": "1"}),
+            "compared_sample": (("point",), self.compared, {"long_name": "sample whose metric was compared"}),
+            "homogeneity_log": (("point", "other"), self.log, {"long_name": "C_log", "units": "1"}),
+            "homogeneity_linear": (("point", "other"), self.linear, {"long_name": "C_lin", "units": "1"}),
             "mean_eigenvalue": (
                 ("axis",),
                 self.mean_metric.eigenvalues,
@@ -189,6 +195,7 @@ class Analysis:
                 scalars["total"],
                 tuple(_dimension(share, counts) for share, counts in scalars["dim"].items()),
             ),
+            compared=arrays["compared_sample"].astype(np.int64),
             log=arrays["homogeneity_log"],
             linear=arrays["homogeneity_linear"],
             log_summary=_summary(scalars["homogeneity"], "log"),
@@ -219,6 +226,14 @@ class Analysis:
         except KeyError:  # of another version of this package
             return None
 
+    @staticmethod
+    def kept_of(sweep: StoredSweep) -> str:
+        """The snapshot that the kept result is of; empty where there is none."""
+        from pullback.store.derived import load_derived
+
+        dataset = load_derived(sweep.path, DERIVED_NAME)
+        return "" if dataset is None else str(json.loads(dataset.attrs.get("scalars", "{}")).get("snapshot", ""))
+
     def _scalars(self) -> dict[str, Any]:
         """Return every number that is not an array, in the shapes of the JSON form."""
         return {
@@ -239,25 +254,34 @@ class Analysis:
                 "log": _without_pairs(self.log_summary),
                 "linear": _without_pairs(self.linear_summary),
                 "pairs": self.log_summary.pairs,
+                "points": len(self.compared),
             },
             "bootstrap": {"draws": self.draws, "seed": self.seed},
         }
 
 
-def analyze(sweep: StoredSweep, *, draws: int = 1000, seed: int = 0, progress: Progress | None = None) -> Analysis:
+def analyze(
+    sweep: StoredSweep, *, draws: int = 1000, seed: int = 0, points: int = POINTS, progress: Progress | None = None
+) -> Analysis:
     """Compute anisotropy, homogeneity, mean metric and certificate summary of a sweep's good samples.
+
+    Everything is of all good samples, except the homogeneity where there are more than `points` of them: it is of the
+    ordered pairs of so many, drawn with the seed without replacement.
 
     Args:
         sweep: an open sweep.
         draws: bootstrap samples, at least 1.
-        seed: seed of the bootstrap.
+        seed: seed of the bootstrap, and of the choice of points.
+        points: how many metrics are compared in pairs at most, at least 2; its square is what that costs.
         progress: called with pairs done and their total during the long part, the homogeneity.
 
     Raises:
         PullbackError: fewer than 2 good samples, metrics that are all zero, or a store whose good samples
             hold numbers that are not finite.
-        ValueError: no draws are asked for.
+        ValueError: no draws are asked for, or fewer than 2 points.
     """
+    if points < 2:
+        raise ValueError(f"pairs need at least 2 points, got {points}")
     dataset = sweep.dataset()
     samples = int(dataset.sizes["sample"])
     if samples < 2:
@@ -268,16 +292,23 @@ def analyze(sweep: StoredSweep, *, draws: int = 1000, seed: int = 0, progress: P
     eigenvectors = _eigenvectors(dataset)
     truncated = eigenvectors.shape[1] < eigenvectors.shape[2]
     weights = bootstrap_weights(samples, draws, seed)
-    log, linear = correlations(eigenvalues, eigenvectors, progress=progress)
+    chosen, weights_of_chosen = np.arange(samples), weights
+    compared, vectors = eigenvalues, eigenvectors
+    if samples > points:
+        chosen = np.sort(np.random.default_rng(seed).choice(samples, points, replace=False))
+        weights_of_chosen = bootstrap_weights(points, draws, seed)
+        compared, vectors = eigenvalues[chosen], _eigenvectors(dataset.isel(sample=chosen))
+    log, linear = correlations(compared, vectors, progress=progress)
     return Analysis(
         name=sweep.name,
         snapshot=sweep.snapshot,
         samples=samples,
         anisotropy=anisotropy(eigenvalues, weights, trace if truncated else None),
+        compared=np.asarray(dataset["sample"].values, dtype=np.int64)[chosen],
         log=log,
         linear=linear,
-        log_summary=summarize(log, weights),
-        linear_summary=summarize(linear, weights),
+        log_summary=summarize(log, weights_of_chosen),
+        linear_summary=summarize(linear, weights_of_chosen),
         mean_metric=mean_metric(sweep.mean_metric(), eigenvalues, eigenvectors, weights),
         certificate={
             name: np.asarray(dataset[name].values, dtype=np.float64) for name in CERTIFICATE if name in dataset

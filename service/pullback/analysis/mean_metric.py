@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pullback.analysis.bootstrap import Floats, Integers, interval, weighted_means
-from pullback.analysis.homogeneity import Stack
+from pullback.analysis.homogeneity import WORKSPACE, Stack
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ def rates_along(axes: npt.ArrayLike, eigenvalues: npt.ArrayLike, eigenvectors: S
     Args:
         axes: unit rows u_k, `[axes, n]`.
         eigenvalues: `[points, k]`.
-        eigenvectors: `[points, k, n]`, unit rows; read one point at a time.
+        eigenvectors: `[points, k, n]`, unit rows; read a few points at a time.
 
     Returns:
         `[points, axes]`; squared image distance per squared latent length.
@@ -67,9 +67,12 @@ def rates_along(axes: npt.ArrayLike, eigenvalues: npt.ArrayLike, eigenvectors: S
     directions = np.asarray(axes, dtype=np.float64)
     values = np.asarray(eigenvalues, dtype=np.float64)
     rates = np.empty((len(values), len(directions)))
-    for i, spectrum in enumerate(values):
-        cosines = directions @ np.asarray(eigenvectors[i : i + 1], dtype=np.float64)[0].T
-        rates[i] = cosines**2 @ spectrum
+    _, kept, latent = eigenvectors.shape
+    size = max(1, WORKSPACE // (8 * kept * (latent + len(directions))))
+    for start in range(0, len(values), size):
+        rows = np.asarray(eigenvectors[start : start + size], dtype=np.float64)
+        cosines = np.square(rows @ directions.T)
+        rates[start : start + size] = np.matmul(values[start : start + size, None, :], cosines)[:, 0]
     return rates
 
 

@@ -1,7 +1,7 @@
 """The service put together: settings, routes, limits, and the guard around all of it.
 
 Every answer about results is of one snapshot, which it names in the header `Pullback-Snapshot`; the same request with
-that snapshot gives the same answer for ever.
+that snapshot gives the same answer for ever. Analyses and reports are made outside; of a sweep, the last is kept.
 """
 
 from collections.abc import AsyncIterator
@@ -29,7 +29,7 @@ from pullback.yaml_reader import MAX_BYTES
 _DESCRIPTION = """Sweeps of metrics of image generators: submit them, follow them, read what they found.
 
 Results are read at a snapshot. An answer names its own in the header `Pullback-Snapshot`; pass it as `snapshot` to
-get the same answer for ever."""
+get the same answer for ever (an analysis and a report for as long as no other is made of the sweep)."""
 
 
 @dataclass(frozen=True)

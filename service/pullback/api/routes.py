@@ -294,12 +294,12 @@ def routes(service: Service) -> APIRouter:
 
     @router.get("/v1/sweeps/{id}/analysis", tags=["results"])
     async def analysis(request: Request, id: str, query: Annotated[At, Query()]) -> Response:
-        """The analysis that is kept of the snapshot."""
+        """The analysis of the snapshot. One is kept of a sweep, the last that was made; of others the answer is 404."""
         return await service.opened(request, id, query, lambda opened: _json(_analysis(opened).to_json()), _JSON)
 
     @router.get("/v1/sweeps/{id}/report", tags=["results"], response_class=Response)
     async def report(request: Request, id: str, query: Annotated[At, Query()]) -> Response:
-        """The report of the snapshot, an HTML page."""
+        """The report of the snapshot, an HTML page; as its analysis, there is one of a sweep, the last."""
         return await service.opened(
             request, id, query, _report, "text/html; charset=utf-8", Content_Security_Policy=_NO_SCRIPTS
         )
@@ -310,10 +310,12 @@ def routes(service: Service) -> APIRouter:
 def _analysis(opened: Opened) -> Analysis:
     analysis = Analysis.load(opened.sweep)
     if analysis is None:
+        kept = Analysis.kept_of(opened.sweep)
+        other = f"; the one that is kept is of snapshot {kept}" if kept else ""
         raise RequestError(
             404,
-            f"no analysis of snapshot {opened.sweep.snapshot} is kept; in the folder that is served, make one with: "
-            f"pullback analyze {opened.id}",
+            f"no analysis of snapshot {opened.sweep.snapshot} is kept{other}. In the folder that is served, "
+            f"make one of the sweep as it is with: pullback analyze {opened.id}",
         )
     return analysis
 

@@ -130,11 +130,14 @@ def export(
 def analyze(
     sweep: SweepPath,
     draws: Annotated[int, typer.Option(min=10, help="Bootstrap samples behind each interval.")] = 1000,
+    points: Annotated[
+        int, typer.Option(min=2, help="Metrics that are compared in pairs at most; the rest is of all samples.")
+    ] = 1000,
     as_json: AsJson = False,
 ) -> None:
     """Compute anisotropy, homogeneity and the mean metric of a sweep, and keep them beside it."""
     opened = open_at(sweep)
-    analysis = _analyze(opened, draws)
+    analysis = _analyze(opened, draws, points)
     if as_json:
         print_json(analysis.to_json())
     else:
@@ -154,7 +157,7 @@ def report(
     opened = open_at(sweep)
     if out is None and not opened.location.is_local:
         raise StoreError(f"{opened.location} is in an object store, and a report is a file: add --out report.html")
-    analysis = Analysis.load(opened) or _analyze(opened, draws=1000)
+    analysis = Analysis.load(opened) or _analyze(opened)
     target = out if out is not None else opened.path.with_name(f"{opened.path.name}.report.html")
     with progress.waiting(err, "walking along the axes and drawing"):
         missing = write_report(opened, analysis, target)
@@ -163,11 +166,11 @@ def report(
     err.print(f"the report is {escape(str(target))}")
 
 
-def _analyze(sweep: "Sweep", draws: int) -> "Analysis":
+def _analyze(sweep: "Sweep", draws: int = 1000, points: int = 1000) -> "Analysis":
     from pullback.analysis import analyze as compute
 
     with progress.counting(err, "homogeneity") as count:
-        analysis = compute(sweep, draws=draws, progress=count)
+        analysis = compute(sweep, draws=draws, points=points, progress=count)
     try:
         analysis.save(sweep)
     except StoreError as error:  # a sweep in a folder of someone else's can still be looked at
