@@ -10,7 +10,7 @@ import typer
 from pullback import cli
 from pullback.generators.weights import CACHE_VARIABLE, FOLDER_VARIABLE
 from pullback.store.reader import open_sweep
-from pullback.sweep import run as run_module
+from pullback.sweep import pools
 
 
 def parse(command):
@@ -112,7 +112,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_going_on_ends_it(here, pullbac
             yield Pool()
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "serial_pool", interrupted)
+        patch.setattr(pools, "serial_pool", interrupted)
         said = pullback("run", path, "--serial")
     assert said.code == 130
     assert "interrupted: 2 of 5 samples are saved" in said.err

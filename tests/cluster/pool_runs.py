@@ -16,7 +16,8 @@ from pullback.store.repository import create
 from pullback.sweep.control import events_path, request_cancel
 from pullback.sweep.latents import sample_latents
 from pullback.sweep.plan import make_plan
-from pullback.sweep.run import Outcome, Progress, ShardFailed, run_sweep, serial_pool
+from pullback.sweep.pools import ShardFailed, serial_pool
+from pullback.sweep.run import Outcome, Progress, run_sweep
 from pullback.sweep.tasks import Budgets
 from pullback.sweep.worker import ShardDone, WorkOrder
 

@@ -21,7 +21,8 @@ from pullback.store.reader import open_sweep
 from pullback.sweep import control
 from pullback.sweep.control import events_path, read_record
 from pullback.sweep.plan import identify, make_plan
-from pullback.sweep.run import run_sweep, serial_pool
+from pullback.sweep.pools import serial_pool
+from pullback.sweep.run import run_sweep
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 
@@ -95,16 +96,19 @@ def test_a_sweep_that_a_service_hands_to_a_cluster_runs_once_and_equals_a_serial
     backend = ClusterBackend(head.address)
     path = folder / "sweeps" / "mine"
     job = job_of(path)
-    assert backend.submit(job, "").created
-    assert backend.state(path)["state"] == "submitted"
+    assert backend.submit(job).created
+    assert backend.state(path).state == "submitted"
     until(path, lambda found: found.driver.submission and found.state in ("starting", "running"), *BEFORE)
-    assert not backend.submit(job, "").created
+    assert not backend.submit(job).created
     assert not jobs.submit_to(head.address, identify(job))
     until(path, is_in("done"), *BEFORE)
-    assert backend.state(path)["good"] == 6
+    assert backend.state(path).good == 6
     assert backend.cancel(path) is False
-    events = [json.loads(line)["event"] for line in events_path(path).read_text().splitlines()]
+    journal = events_path(path).read_text().splitlines()
+    events = [json.loads(line)["event"] for line in journal]
     assert (events.count("run"), events[-1]) == (1, "done")
+    printed = jobs.log_of(control.read_record(path)).splitlines()
+    assert [line for line in printed if line.startswith("{") and "event" in line] == journal, "for those without a disk"
 
     plain = job_of(folder / "plain")
     run_sweep(make_plan(plain), serial_pool)

@@ -15,7 +15,8 @@ from pullback.store.reader import SweepStatus
 from pullback.sweep.beside import beside
 from pullback.sweep.control import DriverRecord, read_record, write_record
 from pullback.sweep.plan import identify, make_plan
-from pullback.sweep.run import Outcome, ShardFailed
+from pullback.sweep.pools import ShardFailed
+from pullback.sweep.run import Outcome
 
 JOB = {
     "name": "mine",

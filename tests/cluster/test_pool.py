@@ -16,7 +16,8 @@ from pullback.store.reader import open_sweep
 from pullback.store.schema import GOOD, QUARANTINED, Reason
 from pullback.sweep.control import read_record, state_of
 from pullback.sweep.plan import make_plan
-from pullback.sweep.run import run_sweep, serial_pool
+from pullback.sweep.pools import serial_pool
+from pullback.sweep.run import run_sweep
 from pullback.sweep.tasks import Budgets, Failure
 from pullback.sweep.worker import ShardDone
 

@@ -12,7 +12,8 @@ from pullback.report.strips import STEPS, telling_ranks, walk
 from pullback.spec import JobSpec
 from pullback.store.reader import open_sweep
 from pullback.sweep.plan import make_plan
-from pullback.sweep.run import run_sweep, serial_pool
+from pullback.sweep.pools import serial_pool
+from pullback.sweep.run import run_sweep
 from toy_generators import Classes, Smooth
 
 

@@ -24,7 +24,8 @@ from pullback.sweep.control import (
     write_record,
 )
 from pullback.sweep.plan import make_plan
-from pullback.sweep.run import attach, run_sweep, serial_pool
+from pullback.sweep.pools import serial_pool
+from pullback.sweep.run import attach, run_sweep
 
 STORE = "sweeps/toy"
 

@@ -19,7 +19,8 @@ from pullback.store.schema import GOOD, QUARANTINED
 from pullback.sweep.control import events_path
 from pullback.sweep.latents import sample_latents
 from pullback.sweep.plan import make_plan
-from pullback.sweep.run import ShardFailed, run_sweep, serial_pool
+from pullback.sweep.pools import ShardFailed, serial_pool
+from pullback.sweep.run import run_sweep
 from pullback.sweep.worker import Worker
 from toy_generators import Linear, Smooth
 

@@ -44,7 +44,8 @@ def run(
     serial: Annotated[bool, typer.Option("--serial", help="Compute in this process, without Ray.")] = False,
 ) -> None:
     """Run a job to its end, or go on with one that was interrupted. What is done is never done again."""
-    from pullback.sweep.run import run_sweep, serial_pool
+    from pullback.sweep.pools import serial_pool
+    from pullback.sweep.run import run_sweep
 
     with progress.waiting(err, "loading the generator and the distance"):
         planned = make_plan_of(job, serial=serial)

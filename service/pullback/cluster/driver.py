@@ -25,7 +25,8 @@ from pullback.spec import JobSpec, load_job
 from pullback.store.location import locate
 from pullback.sweep.control import read_record
 from pullback.sweep.plan import Plan, make_plan, usable_cores
-from pullback.sweep.run import Pool, Progress, run_sweep
+from pullback.sweep.pools import Pool
+from pullback.sweep.run import run_sweep
 from pullback.sweep.worker import WorkOrder
 
 
@@ -39,7 +40,7 @@ def main() -> int:
     try:
         job = job_given()
         with connected():
-            outcome = run_sweep(planned(job), cluster_pool, _report)
+            outcome = run_sweep(planned(job), cluster_pool, echo=_echo)
     except PullbackError as error:
         print(f"error: {error}", flush=True)
         return error.exit_code
@@ -141,16 +142,9 @@ def cluster_pool(order: WorkOrder, plan: Plan) -> Iterator[Pool]:
     yield RayPool(order, plan.workers, plan.job.resources.retries)
 
 
-_reported = (-1, "")
-
-
-def _report(progress: Progress) -> None:
-    global _reported
-    news = (10 * progress.done // max(1, progress.planned), progress.trouble)
-    if news != _reported:
-        _reported = news
-        trouble = f"; {progress.trouble}" if progress.trouble else ""
-        print(f"{progress.done} of {progress.planned} samples, {progress.quarantined} quarantined{trouble}", flush=True)
+def _echo(line: str) -> None:
+    """The journal on standard output: its file may lie on a disk that nobody sees, and log collectors read this."""
+    print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -38,9 +38,9 @@ from ray.exceptions import (
 from pullback.cluster.actor import Actor
 from pullback.errors import DeviceError, MemoryPlanError, PullbackError, StoreError, SweepError, WorkCancelledError
 from pullback.sweep.plan import Plan
-from pullback.sweep.run import Event, Pool, PoolState, Results, ShardFailed
-from pullback.sweep.schedule import Scheduler, gathering_seconds
-from pullback.sweep.tasks import Budgets, Failure, Task
+from pullback.sweep.pools import Event, Pool, PoolState, Results, ShardFailed
+from pullback.sweep.schedule import Scheduler
+from pullback.sweep.tasks import Budgets, Failure, Task, gathering_seconds
 from pullback.sweep.worker import WorkOrder
 
 _PREFIX = "pullback-ray-"
@@ -87,7 +87,7 @@ class RayPool:
         """Seconds that it last took to look at everything that is under way."""
 
     def results(self, shards: Sequence[int], stop: Callable[[], bool]) -> Results:
-        """Each shard's outcome as it comes, None every half second in between; see `sweep.run.Pool`.
+        """Each shard's outcome as it comes, None every half second in between; see `sweep.pools.Pool`.
 
         Raises:
             SweepError: no worker can be started, or they die faster than the budget allows.

@@ -19,7 +19,8 @@ from pullback.errors import SpecError, SweepError
 from pullback.spec import JobSpec
 from pullback.sweep.control import events_path
 from pullback.sweep.plan import Plan, make_plan, threads_of
-from pullback.sweep.run import Pool, Progress, run_sweep
+from pullback.sweep.pools import Pool
+from pullback.sweep.run import Progress, run_sweep
 from pullback.sweep.worker import WorkOrder
 
 _SHARDS_A_WORKER = 12

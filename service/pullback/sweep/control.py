@@ -165,8 +165,10 @@ Look = Callable[[Location | Path | str], Seen]
 class Driver:
     """The driver's own side: its record, the wish to cancel, and the journal."""
 
-    def __init__(self, store: Location | Path | str, planned: int = 0) -> None:
-        self._store, self._name = store, locate(store).name
+    def __init__(
+        self, store: Location | Path | str, planned: int = 0, echo: Callable[[str], None] = lambda line: None
+    ) -> None:
+        self._store, self._name, self._echo = store, locate(store).name, echo
         process = psutil.Process()
         self._process = process
         submission, _, address = os.environ.get(SUBMISSION_VARIABLE, "").partition("@")
@@ -200,7 +202,9 @@ class Driver:
     def note(self, event: str, **facts: Any) -> None:
         """Add a line to the journal. A full disk must not end a sweep that it does not hold."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        line = json.dumps({"time": now, "event": event, "sweep": self._name, **facts}).encode() + b"\n"
+        told = json.dumps({"time": now, "event": event, "sweep": self._name, **facts})
+        self._echo(told)
+        line = told.encode() + b"\n"
         with suppress(OSError), beside(self._store, "events").open("a+b") as journal:
             if journal.seek(0, os.SEEK_END):  # a full disk may have torn the line before
                 journal.seek(-1, os.SEEK_END)
@@ -219,10 +223,12 @@ class Driver:
 
 
 @contextmanager
-def driving(store: Location | Path | str, planned: int = 0) -> Iterator[Driver]:
+def driving(
+    store: Location | Path | str, planned: int = 0, echo: Callable[[str], None] = lambda line: None
+) -> Iterator[Driver]:
     """Be known as the driver of a sweep of so many samples for the length of the block; an error is recorded."""
     _forget_older_wish(store)
-    driver = Driver(store, planned)
+    driver = Driver(store, planned, echo)
     try:
         yield driver
     except BaseException as error:

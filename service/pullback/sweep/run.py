@@ -11,80 +11,26 @@ on the store is released by the operating system. What goes on is told beside th
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
-from pullback.errors import StoreError, SweepError, WorkCancelledError
+from pullback.errors import StoreError
 from pullback.store.reader import SweepStatus, open_sweep
 from pullback.store.repository import SweepStore, hold
 from pullback.store.schema import PENDING, QUARANTINED
 from pullback.sweep.control import Driver, Life, driving
 from pullback.sweep.identity import attach_store
 from pullback.sweep.plan import Plan, threads_of
-from pullback.sweep.tasks import STORAGE_SECONDS, Task
-from pullback.sweep.worker import ShardDone, Worker, WorkOrder
+from pullback.sweep.pools import Event, PoolFactory, PoolState, Results, ShardFailed
+from pullback.sweep.tasks import STORAGE_SECONDS
+from pullback.sweep.worker import ShardDone, WorkOrder
 
 COMMIT_SECONDS = 2.0
 """A killed driver loses at most the work of so many seconds, and of the shards in flight."""
 _ENOUGH_TO_JUDGE = 20
 """Samples after which a sweep may be ended for having too many quarantined."""
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that a pool wants to be written down, such as a shard's second try.
-
-    Attributes:
-        name: what happened, in a word or two.
-        facts: JSON values, such as `shard`, `attempt`, `worker` and `message`.
-    """
-
-    name: str
-    facts: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class PoolState:
-    """How many shards and workers are in which state, by the states' names; and what keeps them from going on."""
-
-    shards: Mapping[str, int]
-    workers: Mapping[str, int]
-    trouble: str = ""
-
-
-@dataclass(frozen=True)
-class ShardFailed:
-    """A shard that was given up after its retries; its samples stay pending.
-
-    Attributes:
-        shard: its number.
-        error: what happened the last time.
-        attempts: how often it was tried whole.
-    """
-
-    shard: int
-    error: str
-    attempts: int = 1
-
-
-Results = Generator[ShardDone | ShardFailed | Event | PoolState | None, None, None]
-
-
-class Pool(Protocol):
-    """Something that runs a `Worker` somewhere, one or many."""
-
-    def results(self, shards: Sequence[int], stop: Callable[[], bool]) -> Results:
-        """Each shard's outcome as it comes; None now and then while nothing comes, so that the driver can act.
-
-        Once `stop` says so, every worker gives up after the batch at hand, and what was finished still comes.
-        """
-        ...
-
-
-PoolFactory = Callable[[WorkOrder, Plan], AbstractContextManager[Pool]]
 
 
 @dataclass(frozen=True)
@@ -138,47 +84,26 @@ class Outcome:
         return 1 if self.status.pending else 4 if self.status.quarantined else 0
 
 
-class SerialPool:
-    """One worker, in this process; for debugging and for machines without Ray."""
-
-    def __init__(self, order: WorkOrder) -> None:
-        self._worker = Worker(order)
-
-    def results(self, shards: Sequence[int], stop: Callable[[], bool]) -> Results:
-        """Each shard, computed when it is asked for; an error is not retried, it is the user's to see."""
-        self._worker.stop_when = stop
-        for number, shard in enumerate(shards):
-            try:
-                result = self._worker.run(Task(number, shard))
-            except WorkCancelledError:
-                return
-            except SweepError as error:
-                raise SweepError(
-                    f"{error}\nWhat was done before is saved. Without --serial the other shards are computed too."
-                ) from error
-            yield result
-
-
-@contextmanager
-def serial_pool(order: WorkOrder, plan: Plan) -> Iterator[Pool]:
-    """The pool of `--serial`."""
-    yield SerialPool(order)
-
-
-def run_sweep(plan: Plan, pool: PoolFactory, report: Callable[[Progress], None] = lambda progress: None) -> Outcome:
+def run_sweep(
+    plan: Plan,
+    pool: PoolFactory,
+    report: Callable[[Progress], None] = lambda progress: None,
+    echo: Callable[[str], None] = lambda line: None,
+) -> Outcome:
     """Run a planned sweep to its end, or further towards it.
 
     Args:
         plan: the sweep.
         pool: what runs the workers.
         report: called with the progress after each shard, and now and then in between.
+        echo: called with each line of the journal.
 
     Raises:
         StoreError: the store belongs to another sweep, is held by another driver, or cannot be written.
         PullbackError: no worker could be started.
     """
     place = plan.place
-    with hold(place), driving(place, plan.layout.samples) as driver:
+    with hold(place), driving(place, plan.layout.samples, echo) as driver:
         store = attach(plan)
         run = _Run(store, driver, plan, report)
         driver.note("run", sweep_id=plan.sweep_id, pending=run.planned - run.done, workers=plan.workers)

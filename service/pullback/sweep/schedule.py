@@ -395,9 +395,3 @@ class Scheduler:
 def _pause(times: int) -> float:
     """Seconds to wait after so many failures in a row."""
     return min(2.0 ** (times - 1), _LONGEST_PAUSE)
-
-
-def gathering_seconds(looking: float) -> float:
-    """How long to let results gather before all tasks are looked at, if that takes so many seconds: a fifth of the time
-    is spent on it then, while every worker has a next task anyway."""
-    return min(4 * looking, 0.2)

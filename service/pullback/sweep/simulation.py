@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field
 from itertools import count
 from typing import Any
 
-from pullback.sweep.schedule import Scheduler, gathering_seconds
-from pullback.sweep.tasks import Failure, ShardState, Task
+from pullback.sweep.schedule import Scheduler
+from pullback.sweep.tasks import Failure, ShardState, Task, gathering_seconds
 
 
 @dataclass(frozen=True)

@@ -90,3 +90,9 @@ class Task:
     samples: tuple[int, ...] | None = None
     isolate: bool = False
     skip: frozenset[int] = frozenset()
+
+
+def gathering_seconds(looking: float) -> float:
+    """How long to let results gather before all tasks are looked at, if that takes so many seconds: a fifth of the time
+    is spent on it then, while every worker has a next task anyway."""
+    return min(4 * looking, 0.2)
