@@ -98,7 +98,7 @@ def test_quarantined_samples_give_an_exit_code_of_their_own_every_time(here, pul
 
 def test_an_interrupted_run_says_how_to_go_on_and_going_on_ends_it(here, pullback, job, monkeypatch):
     path = job("mine.yaml")
-    serial_pool = run_module.serial_pool
+    serial_pool = pools.serial_pool
 
     @contextmanager
     def interrupted(order, plan):
