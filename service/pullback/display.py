@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from pullback.sweep.control import SweepState
     from pullback.sweep.plan import Plan
 
-_STEADY = 1.5
-"""Times of the same work differ by a smaller factor than this on a machine that does nothing else."""
-
 
 def out() -> Console:
     """Standard output. Where it is not a terminal, wide enough that no table is folded."""
@@ -75,7 +72,7 @@ def plan_table(plan: "Plan", console: Console) -> None:
         left = f"about {duration(seconds)}" if seconds else "nothing to do"
         start = " besides what the workers take to start" if seconds else ""
         rows["time"] = f"{left}{start} ({plan.seconds_per_code:.2g} s a sample and worker, measured here)"
-    console.print(_two_columns(rows))
+    console.print(two_columns(rows))
 
 
 def sweep_line(plan: "Plan") -> str:
@@ -100,10 +97,11 @@ def state_table(state: "SweepState", console: Console) -> None:
     if driver is not None and state.state in ("running", "cancelling"):
         rows["speed"] = _speed(state, driver.samples_per_second)
         for name, counts in (("shards", driver.shards), ("workers", driver.workers)):
-            rows[name] = ", ".join(f"{many} {what}" for what, many in counts.items() if many) or "none yet"
+            if counts:  # without them it is too early, or one process does it all (`--serial`)
+                rows[name] = ", ".join(f"{many} {what}" for what, many in counts.items() if many) or "none yet"
     if state.message:
         rows["note"] = state.message
-    console.print(_two_columns(rows))
+    console.print(two_columns(rows))
 
 
 def _speed(state: "SweepState", rate: float) -> str:
@@ -158,12 +156,12 @@ def sweep_table(content: Mapping[str, Any], console: Console) -> None:
         "weights": "\n".join(f"{name}: {digest}" for name, digest in content["weights"].items()),
         "spec": "\n".join(f"{key}: {_pairs(value)}" for key, value in content["spec"].items()),
     }
-    console.print(_two_columns(rows))
+    console.print(two_columns(rows))
 
 
 def sweeps_table(sweeps: Sequence[Mapping[str, Any]], console: Console) -> None:
     """`pullback ls`."""
-    table = _table("name", "state", "generator", "distance", ">n", ">good", ">pending", ">quarantined", "path")
+    table = table_of("name", "state", "generator", "distance", ">n", ">good", ">pending", ">quarantined", "path")
     for sweep in sweeps:
         samples = sweep["samples"]
         counts = [f"{samples['good']}/{samples['planned']}", str(samples["pending"]), str(samples["quarantined"])]
@@ -178,7 +176,7 @@ def sweeps_table(sweeps: Sequence[Mapping[str, Any]], console: Console) -> None:
 
 def tokens_table(tokens: Sequence[Mapping[str, str]], console: Console) -> None:
     """`pullback tokens list`."""
-    table = _table("name", "scope", "created")
+    table = table_of("name", "scope", "created")
     for token in tokens:
         table.add_row(escape(token["name"]), token["scope"], token["created"])
     console.print(table)
@@ -191,7 +189,7 @@ def analysis_table(analysis: "Analysis", sweep: "Sweep", console: Console) -> No
         f"[bold]{escape(content['name'])}[/]: {content['samples']} metrics of {escape(sweep.provenance['generator'])} "
         f"under {sweep.provenance['distance']}, n = {sweep.layout.latent_dim}"
     )
-    shares = _table(
+    shares = table_of(
         "share of the trace",
         ">ranks below it",
         ">95 % interval",
@@ -215,7 +213,7 @@ def analysis_table(analysis: "Analysis", sweep: "Sweep", console: Console) -> No
         console.print(f"Only {kept} of {n} eigenpairs are kept: homogeneity is that of the leading {kept} ranks.")
     pairs, points = content["homogeneity"]["pairs"], content["homogeneity"]["points"]
     some = f" of {points} samples" if points < content["samples"] else ""
-    likeness = _table("", ">mean", ">95 % interval", ">std", ">median", title=f"Homogeneity, {pairs} pairs{some}")
+    likeness = table_of("", ">mean", ">95 % interval", ">std", ">median", title=f"Homogeneity, {pairs} pairs{some}")
     for key, label in (("log", "C_log"), ("linear", "C_lin")):
         row = content["homogeneity"][key]
         likeness.add_row(
@@ -226,7 +224,7 @@ def analysis_table(analysis: "Analysis", sweep: "Sweep", console: Console) -> No
             _number(row["median"]),
         )
     console.print(likeness)
-    spectrum = _table(
+    spectrum = table_of(
         ">rank",
         ">mean λ",
         ">5–95 %",
@@ -249,7 +247,7 @@ def analysis_table(analysis: "Analysis", sweep: "Sweep", console: Console) -> No
 
 def generators_table(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
     """`pullback generators list`."""
-    table = _table("name", "what", ">n", ">image", "weights", "classes")
+    table = table_of("name", "what", ">n", ">image", "weights", "classes")
     for row in rows:
         weights = row["weights"] if row["here"] else f"{row['weights']} (missing)"
         image = f"{row['image_size']} × {row['image_size']}"
@@ -259,96 +257,10 @@ def generators_table(rows: Sequence[Mapping[str, Any]], console: Console) -> Non
 
 def weights_table(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
     """`pullback weights list`."""
-    table = _table("name", "what", "licence", "where")
+    table = table_of("name", "what", "licence", "where")
     for row in rows:
         table.add_row(row["name"], row["what"], row["licence"], escape(row["path"] or "missing"))
     console.print(table)
-
-
-def bench_table(result: Mapping[str, Any], console: Console) -> None:
-    """`pullback bench metric`."""
-    floor = result["floor_seconds"]
-    told = f"not measured: {result.get('floor_error')}"
-    if floor is not None:
-        passes = f"{result['latent_dim']} forward passes, {result['floor_batch']} at once"
-        told = f"{_spread(floor, result['floor_range'])} s for {passes}"
-    rows = {
-        "device": f"{result['device'] or 'unknown'}, {result.get('threads') or '?'} CPU threads",
-        "metric": f"{result['generator']} under {result['distance']}, n = {result['latent_dim'] or '?'}",
-        "floor": told,
-    }
-    console.print(_two_columns(rows))
-    console.print()
-    table = _table("method", ">s per metric", ">× floor", ">speed-up", ">relative error", ">peak memory")
-    baseline = "arpack" if "speedup_vs_arpack" in result and not result["speedup_vs_backprop"] else "backprop"
-    for name, entry in result["methods"].items():
-        ratios = [result[key].get(name) for key in ("times_floor", f"speedup_vs_{baseline}")]
-        error, memory = entry["relative_error"], entry["peak_memory_bytes"]
-        table.add_row(
-            escape(name),
-            _spread(entry["seconds"], entry["seconds_range"]),
-            *("–" if ratio is None else f"{ratio:.3g}" for ratio in ratios),
-            "–" if error is None else f"{error:.1e}",
-            "–" if memory is None else size(memory),
-        )
-    console.print(table)
-    what = {"backprop": "the paper's method", "arpack": "scipy's eigsh on products by a second backward pass"}[baseline]
-    console.print(f"speed-up: over {baseline}, {what}; memory: of one metric, beyond what is loaded")
-    for name, entry in result["methods"].items():
-        for note in _bench_notes(name, entry):
-            console.print(f"{escape(name)}: {escape(note)}")
-
-
-def scaling_table(result: dict[str, Any], console: Console) -> None:
-    """`pullback bench scaling`: how the rate grows with the workers, and where their time goes."""
-    names = ("compute", "verify", "write", "commit")
-    table = _table(">workers", ">samples/s", ">efficiency", ">computing", *(f">{name}" for name in names))
-    table.title = (
-        f"{result['generator']} with {result['distance']}, {result['device']}, shards of {result['shard_size']}"
-    )
-    for run in result["runs"]:
-        parts = run["seconds_a_sample"]
-        table.add_row(
-            str(run["workers"]),
-            f"{run['samples_per_second']:.2f}",
-            f"{run['efficiency']:.1%}",
-            f"{run['computing_share']:.1%}",
-            *(f"{1000 * parts[name]:.1f} ms" for name in names),
-        )
-    console.print(table)
-    console.print("compute, verify, write, commit: for each sample. A shard is written while the next one is computed.")
-
-
-def simulation_table(results: Mapping[str, Mapping[str, Any]], console: Console) -> None:
-    """`pullback bench scheduler`."""
-    table = _table(">GPUs", ">busy", ">wasted", ">tail", ">deaths", ">driver a shard", ">driver busy", ">commits/s")
-    for gpus, found in results.items():
-        table.add_row(
-            gpus,
-            f"{found['busy']:.1%}",
-            f"{found['wasted']:.2%}",
-            duration(found["tail_seconds"]),
-            str(found["deaths"]),
-            f"{1e6 * found['driver_seconds_a_shard']:.0f} µs",
-            f"{found['driver_busy']:.0%}",
-            f"{found['commits'] / found['seconds']:.2f}",
-        )
-    console.print(table)
-    console.print("wasted: computing that led to no result; tail: from when the last shard was given out to the end")
-    console.print("driver a shard: processor time of the scheduler, measured; driver busy: its share of the time")
-
-
-def _bench_notes(name: str, entry: Mapping[str, Any]) -> list[str]:
-    """What a reader of a method's row must know besides."""
-    if "error" in entry:
-        return [f"failed: {entry['error']}"]
-    notes = [] if entry["method"] == name.partition("@")[0] else [f"it used {entry['method']}"]
-    notes += ["not every metric passed its certificate"] if entry["certified"] is False else []
-    least, most = entry["seconds_range"]
-    if most > _STEADY * least:
-        notes.append(f"its times differ by a factor of {most / least:.2g}; measure again while nothing else runs")
-    of = {"eigenvalues": "its error is that of the eigenvalues", "residual": "its error is the residual of eigenpairs"}
-    return [*notes, *([of[entry["error_of"]]] if entry["error_of"] in of else [])]
 
 
 def size(count: float) -> str:
@@ -369,11 +281,6 @@ def _interval(ends: Sequence[float | None], digits: int | None) -> str:
     return " – ".join("?" if end is None else f"{end:.3g}" if digits is None else f"{end:.{digits}f}" for end in ends)
 
 
-def _spread(middle: float | None, ends: Sequence[float] | None) -> str:
-    """A median, and from where to where the single values go."""
-    return "–" if middle is None or ends is None else f"{middle:.3g} ({ends[0]:.3g}–{ends[1]:.3g})"
-
-
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
@@ -382,21 +289,22 @@ def _pairs(content: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in content.items() if value is not None)
 
 
-def _table(*columns: str, title: str | None = None) -> Table:
+def table_of(*columns: str, title: str | None = None) -> Table:
     """A plain table; a column whose heading begins with `>` is aligned to the right."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
         number = column.startswith(">")
-        table.add_column(
+        made.add_column(
             column.removeprefix(">"), justify="right" if number else "left", overflow="fold", no_wrap=number
         )
-    return table
+    return made
 
 
-def _two_columns(rows: Mapping[str, str]) -> Table:
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
+def two_columns(rows: Mapping[str, str]) -> Table:
+    """Names and what they are."""
+    made = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    made.add_column(style="bold", no_wrap=True)
+    made.add_column(overflow="fold")
     for key, value in rows.items():
-        table.add_row(key, escape(value))
-    return table
+        made.add_row(key, escape(value))
+    return made

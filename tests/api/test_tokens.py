@@ -106,3 +106,8 @@ def test_every_entry_is_compared_whichever_is_right(tmp_path, monkeypatch):
     hashes = [entry["sha256"] for entry in json.loads(file.read_text())["tokens"]]
     assert compared == hashes
     assert all(re.fullmatch("[0-9a-f]{64}", each) for each in hashes)
+
+
+def test_a_folder_in_place_of_the_file_is_an_error_that_says_what_to_do(tmp_path):
+    with pytest.raises(PullbackError, match=r"it is a folder\. Nobody is let in\. Make it with: pullback tokens add"):
+        TokenFile(tmp_path)

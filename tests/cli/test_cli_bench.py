@@ -12,7 +12,8 @@ import psutil
 import pytest
 from rich.console import Console
 
-from pullback import cli, display
+from pullback import cli
+from pullback.cli.bench_tables import bench_table
 
 pytestmark = pytest.mark.xdist_group("bench")  # one run serves several tests
 
@@ -86,7 +87,7 @@ def test_the_table_says_the_same(compared):
     result["methods"]["backprop"]["seconds_range"] = [1.0, 1.8]
     result["methods"]["lanczos"] = dict.fromkeys(result["methods"]["backprop"]) | {"error": "it [broke]"}
     written = io.StringIO()
-    display.bench_table(result, Console(file=written, width=100))
+    bench_table(result, Console(file=written, width=100))
     rows = {line.split()[0]: line.split() for line in written.getvalue().splitlines() if line}
     ours = result["methods"]["gauss_newton"]
     seconds = f"{ours['seconds']:.3g}"
@@ -108,7 +109,7 @@ def test_the_table_says_the_same(compared):
 def test_the_table_of_a_comparison_with_arpack_says_so(compared):
     result = compared[0] | {"speedup_vs_backprop": {}, "speedup_vs_arpack": {"gauss_newton": 7.25}}
     written = io.StringIO()
-    display.bench_table(result, Console(file=written, width=100))
+    bench_table(result, Console(file=written, width=100))
     text = " ".join(written.getvalue().split())
     assert "7.25" in text
     assert "speed-up: over arpack, scipy's eigsh on products by a second backward pass" in text

@@ -198,40 +198,6 @@ def test_serially_a_failing_sample_is_named_and_what_came_before_is_kept(monkeyp
     assert run().computed == 3
 
 
-def refusing_commits(monkeypatch, times):
-    """Have the storage refuse the first commits."""
-    commit, refused = SweepStore.commit, []
-
-    def refusing(self, message):
-        if len(refused) < times:
-            refused.append(message)
-            raise StoreError("its bucket does not answer")
-        return commit(self, message)
-
-    monkeypatch.setattr(SweepStore, "commit", refusing)
-    monkeypatch.setattr("pullback.sweep.run.COMMIT_SECONDS", 0.01)
-    return refused
-
-
-def test_a_storage_that_refuses_some_commits_costs_only_time(monkeypatch):
-    refused, told = refusing_commits(monkeypatch, 5), []
-    outcome = run(report=lambda progress: told.append(progress.trouble))
-    assert len(refused) == 5, "nothing was tested"
-    assert outcome.exit_code == 0
-    assert "its bucket does not answer" in told
-    assert told[-1] == ""
-
-
-def test_a_storage_that_refuses_commits_for_long_ends_the_run_which_goes_on_later(monkeypatch):
-    refused = refusing_commits(monkeypatch, 10**6)
-    monkeypatch.setattr("pullback.sweep.run.STORAGE_SECONDS", 0.2)
-    with pytest.raises(StoreError, match="does not answer"):
-        run()
-    assert len(refused) > 2
-    refused.extend(range(10**6))
-    assert run().exit_code == 0
-
-
 def test_results_are_committed_while_the_sweep_goes_on(monkeypatch):
     monkeypatch.setattr("pullback.sweep.run.COMMIT_SECONDS", 0.0)
     good = []

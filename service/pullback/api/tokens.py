@@ -5,6 +5,7 @@ otherwise; every comparison takes the same time. A token has 256 random bits, so
 guessed nor looked up.
 """
 
+import errno
 import hashlib
 import hmac
 import json
@@ -64,6 +65,8 @@ class TokenFile:
         """Every token of the file, as it is now."""
         try:
             found = self._path.stat()
+            if self._path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "it is a folder")
         except OSError as error:
             raise PullbackError(
                 f"the token file {self._path} cannot be read: {error.strerror}. Nobody is let in. "

@@ -6,6 +6,7 @@ import typer
 from rich.markup import escape
 
 from pullback import display, progress
+from pullback.cli.bench_tables import bench_table, scaling_table, simulation_table
 from pullback.cli.common import AsJson, err, print_json
 
 bench_app = typer.Typer(help="Measure speed, memory and accuracy on this machine.", no_args_is_help=True)
@@ -55,7 +56,7 @@ def bench_metric(
     if as_json:
         print_json(result)
     else:
-        display.bench_table(result, display.out())
+        bench_table(result, display.out())
     if all("error" in entry for entry in result["methods"].values()):
         raise typer.Exit(1)
 
@@ -85,7 +86,7 @@ def bench_scaling(
         say=lambda line: err.print(escape(line)),
         watching=lambda: progress.sweep_progress(err),
     )
-    print_json(result) if as_json else display.scaling_table(result, display.out())
+    print_json(result) if as_json else scaling_table(result, display.out())
 
 
 @bench_app.command("scheduler")
@@ -101,4 +102,4 @@ def bench_scheduler(
     for many in gpus or [1000, 10000]:
         with progress.waiting(err, f"simulating {many} GPUs"):
             results[str(many)] = simulate(Cluster(gpus=many, shard_seconds=shard_seconds)).as_dict()
-    print_json(results) if as_json else display.simulation_table(results, display.out())
+    print_json(results) if as_json else simulation_table(results, display.out())
