@@ -24,6 +24,7 @@ LIGHT = {
     "uvicorn": {"api"},
     "httpx": {"api"},
     "pyarrow": {"api"},
+    "orjson": {"api"},
     "prometheus_client": {"api"},
 }
 """Libraries that are imported in one part only."""
