@@ -136,6 +136,13 @@ def sweep_dict(sweep: "Sweep", state: str) -> dict[str, Any]:
     }
 
 
+def without_store_dict(state: "SweepState", path: str) -> dict[str, Any]:
+    """A row of `pullback ls --json` for what has no results yet; what only a store knows is null."""
+    samples = {name: getattr(state, name) for name in ("planned", "good", "quarantined", "pending")}
+    unknown = dict.fromkeys(("sweep_id", "snapshot", "generator", "distance", "method", "latent_dim", "components"))
+    return {"name": state.name, "path": path, "state": state.state, "samples": samples, **unknown}
+
+
 def sweep_table(content: Mapping[str, Any], console: Console) -> None:
     """`pullback show`; of what `sweep_dict` gives."""
     samples = content["samples"]
@@ -166,8 +173,7 @@ def sweeps_table(sweeps: Sequence[Mapping[str, Any]], console: Console) -> None:
         samples = sweep["samples"]
         counts = [f"{samples['good']}/{samples['planned']}", str(samples["pending"]), str(samples["quarantined"])]
         table.add_row(
-            *map(escape, (sweep["name"], sweep["state"], sweep["generator"], sweep["distance"])),
-            str(sweep["latent_dim"]),
+            *(escape(str(sweep[key] or "–")) for key in ("name", "state", "generator", "distance", "latent_dim")),
             *counts,
             escape(sweep["path"]),
         )

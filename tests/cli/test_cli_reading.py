@@ -1,12 +1,15 @@
 import re
+import socket
 
 import numpy as np
+import psutil
 import pytest
 import xarray as xr
 
 from pullback.generators import zoo
 from pullback.generators.weights import manifest
 from pullback.store.reader import open_sweep
+from pullback.sweep.control import DriverRecord, forget_record, write_record
 
 
 def test_show_as_json_keeps_its_promises(done, pullback):
@@ -51,6 +54,26 @@ def test_ls_lists_every_sweep_of_a_folder(done, pullback):
     table = pullback("ls", "sweeps").out
     assert re.search(r"mine\s+done\s", table)
     assert re.search(r"gaps\s+done\s", table)
+
+
+def test_ls_lists_what_was_submitted_and_has_no_results_yet(done, pullback):
+    me = psutil.Process()
+    early = DriverRecord("starting", host=socket.gethostname(), pid=me.pid, began=me.create_time(), planned=7)
+    write_record("sweeps/early", early)
+    write_record("sweeps/gone", DriverRecord("done", planned=7))
+    try:
+        rows = pullback("ls", "--json").json
+        assert [(row["name"], row["state"]) for row in rows] == [
+            ("early", "starting"),
+            ("gaps", "done"),
+            ("mine", "done"),
+        ]
+        assert rows[0]["samples"] == {"planned": 7, "good": 0, "quarantined": 0, "pending": 7}
+        assert rows[0].keys() <= rows[1].keys()
+        assert re.search(r"early\s+starting\s+–\s+–\s+–\s+0/7\s+7\s+0\s+sweeps/early", pullback("ls").out)
+    finally:
+        for name in ("early", "gone"):
+            forget_record(f"sweeps/{name}")
 
 
 def test_ls_of_an_empty_folder_is_empty_and_no_error(here, pullback):

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from pullback.api.catalog import with_driver
 from pullback.api.problems import RequestError
 from pullback.cluster import jobs
 from pullback.errors import SpecError, StoreError
@@ -19,7 +18,7 @@ from pullback.spec import JobSpec, load_job
 from pullback.store.folders import is_vacant
 from pullback.store.reader import open_sweep
 from pullback.sweep import background
-from pullback.sweep.beside import beside
+from pullback.sweep.beside import beside, driven
 from pullback.sweep.control import AT_WORK, Look, SweepState, events_path, read_record, request_cancel, see, state_of
 from pullback.sweep.identity import differences
 from pullback.sweep.plan import usable_cores
@@ -109,7 +108,7 @@ class LocalBackend:
 
     def _make_room(self, folder: Path) -> None:
         """Raise RequestError where as many jobs are at work as may be."""
-        at_work = sum(self._is_at_work(folder / name) for name in with_driver(folder))
+        at_work = sum(self._is_at_work(folder / name) for name in driven(folder))
         if at_work >= self._drivers:
             raise RequestError(
                 503,

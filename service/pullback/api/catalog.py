@@ -23,12 +23,10 @@ from pullback.store.folders import local_path
 from pullback.store.location import Location, locate
 from pullback.store.reader import Sweep, SweepStatus, open_sweep
 from pullback.store.repository import is_repository
-from pullback.sweep.control import AT_WORK, Seen
+from pullback.sweep.beside import driven
+from pullback.sweep.control import Seen
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-_SUBMITTED = re.compile(r"\.(.+)\.driver\.json")  # see `sweep.control`
-WITHOUT_STORE = ("failed", *AT_WORK)
-"""The states in which a job without a store is told of; in others, somebody removed its sweep."""
 _KEPT_OPEN = 16
 _KEPT_SUMMARIES = 10_000
 """A few KB each, and 0.1 s of reading for 100,000 samples."""
@@ -37,15 +35,6 @@ _KEPT_SUMMARIES = 10_000
 def is_id(text: str) -> bool:
     """Whether a text can be a sweep's id."""
     return _ID.fullmatch(text) is not None and ".." not in text
-
-
-def with_driver(folder: Path) -> list[str]:
-    """The ids in a folder under which a driver was ever at work, or announced."""
-    try:
-        known = (_SUBMITTED.fullmatch(path.name) for path in folder.iterdir())
-        return [match[1] for match in known if match and is_id(match[1])]
-    except FileNotFoundError:
-        return []
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +92,7 @@ class Catalog:
 
     def submitted(self) -> list[str]:
         """The ids under which something was submitted and no sweep is, in order."""
-        return sorted(id for id in with_driver(self.folder) if not self.has(id))
+        return sorted(id for id in driven(self.folder) if is_id(id) and not self.has(id))
 
     def has(self, id: str) -> bool:
         """Whether there is a sweep of that id."""

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 import pullback
 from pullback.analysis import Analysis
 from pullback.api.backend import Backend
-from pullback.api.catalog import WITHOUT_STORE, Catalog, Opened
+from pullback.api.catalog import Catalog, Opened
 from pullback.api.jobs import YAML_TYPES, read_job
 from pullback.api.journal import follow, read_page, read_whole
 from pullback.api.limits import Threads
@@ -25,7 +25,7 @@ from pullback.api.problems import RequestError
 from pullback.api.selection import At, EigenvectorsQuery, Pieces, SpectraQuery, eigenvectors, spectra
 from pullback.api.tables import MEDIA, Table
 from pullback.errors import StoreError
-from pullback.sweep.control import DriverRecord
+from pullback.sweep.control import WITHOUT_STORE, DriverRecord
 
 _JSON = "application/json"
 _NO_SCRIPTS = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox"

@@ -14,9 +14,9 @@ from typing import get_args
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from pullback.api.catalog import WITHOUT_STORE, Catalog
+from pullback.api.catalog import Catalog
 from pullback.errors import PullbackError
-from pullback.sweep.control import Look, State, SweepState, read_record, state_of
+from pullback.sweep.control import WITHOUT_STORE, Look, State, SweepState, read_record, state_of
 
 _KEPT_SECONDS = 60.0
 """Nobody is at work on it: a store is believed to be as it was for so long, unless there was another driver since."""

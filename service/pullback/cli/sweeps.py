@@ -1,5 +1,7 @@
 """Commands that make sweeps and look at them."""
 
+from collections.abc import Container
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -94,12 +96,33 @@ def list_(
             sweeps.append(_told(sweep))
         except StoreError as error:  # one damaged sweep must not hide the others
             err.print(f"[yellow]left out:[/] {escape(str(error))}")
+    sweeps = sorted(
+        [*sweeps, *_without_store(folder, {sweep["path"] for sweep in sweeps})], key=lambda row: row["name"]
+    )
     if as_json:
         print_json(sweeps)
     elif sweeps:
         display.sweeps_table(sweeps, display.out())
     else:
         err.print(f"no sweeps in {escape(str(folder))}; make one with: pullback run jobs/quickstart.yaml")
+
+
+def _without_store(folder: str, listed: Container[str]) -> list[dict[str, Any]]:
+    """What was submitted in a folder and has no results yet, as far as is known of it."""
+    from pullback.cluster.jobs import state_of
+    from pullback.store.location import locate
+    from pullback.sweep.beside import driven
+    from pullback.sweep.control import WITHOUT_STORE
+
+    place = locate(folder)
+    rows = []
+    for name in driven(place.path) if place.is_local else []:
+        path = place.path / name
+        with suppress(StoreError):  # a store that cannot be read was told of
+            found = state_of(path)
+            if str(path) not in listed and not found.snapshot and found.state in WITHOUT_STORE:
+                rows.append(display.without_store_dict(found, str(path)))
+    return rows
 
 
 @app.command()

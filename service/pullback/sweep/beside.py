@@ -52,3 +52,16 @@ def shared(store: Location | Path | str, what: Literal["driver", "cancel"]) -> b
         with suppress(StoreError):
             return get_object(place.sibling(_NAMES[what].format(place.name)))
     return None
+
+
+def driven(folder: Path) -> list[str]:
+    """The names in a folder under which a driver was ever announced or at work, in order; some may have no store yet."""
+    before, after = _NAMES["driver"].split("{}")
+    with suppress(OSError):
+        names = [path.name for path in folder.iterdir()]
+        return sorted(
+            name.removeprefix(before).removesuffix(after)
+            for name in names
+            if name.startswith(before) and name.endswith(after)
+        )
+    return []

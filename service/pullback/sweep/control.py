@@ -46,6 +46,8 @@ Life = Literal["submitted", "starting", "running", "done", "failed", "cancelled"
 State = Literal["submitted", "starting", "running", "cancelling", "done", "failed", "cancelled", "stopped"]
 AT_WORK: frozenset[State] = frozenset({"submitted", "starting", "running", "cancelling"})
 """The states that somebody is at work in, or will be."""
+WITHOUT_STORE: frozenset[State] = AT_WORK | {"failed"}
+"""The states in which a sweep without a store is told of; in others, somebody removed it."""
 
 
 @dataclass(frozen=True)
