@@ -55,7 +55,7 @@ def shared(store: Location | Path | str, what: Literal["driver", "cancel"]) -> b
 
 
 def driven(folder: Path) -> list[str]:
-    """The names in a folder under which a driver was ever announced or at work, in order; some may have no store yet."""
+    """The names in a folder under which a driver was ever announced or at work; some may have no store yet."""
     before, after = _NAMES["driver"].split("{}")
     with suppress(OSError):
         names = [path.name for path in folder.iterdir()]
