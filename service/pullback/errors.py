@@ -42,6 +42,25 @@ class StoreError(PullbackError):
     """A sweep's store cannot be opened, belongs to another sweep, or is held by another driver."""
 
 
+class RefusedError(StoreError):
+    """A storage refused to be written to; it may take the same later.
+
+    Attributes:
+        what: what was refused, and why; the message adds what to do where nothing is tried again.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(
+            f"{what}; what was committed before is kept. Check that the sweep's storage can be written to (its disk "
+            "mounted, its credentials good) and is not full, then run the sweep again: it resumes."
+        )
+
+    def __reduce__(self) -> tuple[type["RefusedError"], tuple[str]]:
+        """For other processes, which get an exception as its type and arguments."""
+        return type(self), (self.what,)
+
+
 class MemoryPlanError(PullbackError):
     """The smallest possible piece of the work does not fit into memory."""
 

@@ -164,6 +164,10 @@ def test_no_more_jobs_are_at_work_than_the_service_runs_at_once(backend, tmp_pat
         write_record(folder / name, running)
     write_record(folder / "d", replace(running, life="done"))
     write_record(folder / "e", replace(running, pid=2**22 + 1))
+    gone = DriverRecord(
+        "submitted", submission="pullback-0123456789abcdef-1", address="http://127.0.0.1:1", updated=1.0
+    )
+    write_record(folder / "f", gone)  # to a cluster that is no more
     few = LocalBackend(3, [sys.executable, "-c", "raise SystemExit('never')"])
     with pytest.raises(RequestError, match="3 jobs are at work, as many as this service runs at once") as refused:
         few.submit(job_of(folder))

@@ -23,6 +23,11 @@ FOLDER = Path("/srv/our sweeps")
         ('File "/usr/lib/python3/x.py", line 3', 'File "…/x.py", line 3'),
         ("read '/a/b/c', then /d/e/; end", "read '…/c', then …/; end"),
         ("see\n/tmp/ray/session/log", "see\n…/log"),
+        ("file:///home/anna/secret/model.pt is gone", "…/model.pt is gone"),
+        ("No such file: '/mnt/my data/models/x.pt'", "No such file: '…/x.pt'"),
+        ("on disk, /v1/secret/x.pt and /docs/secret/y.pt", "on disk, …/x.pt and …/y.pt"),
+        ("~/secrets/x.pt, /secret.pt, ../home/x", "…/x.pt, …/secret.pt, …/x"),
+        ("'GET /v1/sweeps/a.b-1' and /v1/sweeps.", "'GET /v1/sweeps/a.b-1' and /v1/sweeps."),
         ("HOME=/root/x and PATH=/usr/bin:/opt/own/bin", "HOME=…/x and PATH=…/bin:…/bin"),
         (
             "GET /v1/sweeps/eyes/status says how it is; see /docs",

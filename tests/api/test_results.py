@@ -343,3 +343,19 @@ def test_the_metrics_count_requests_by_route(ask):
     counted = [line for line in lines if line.startswith("pullback_http_requests_total") and "{id}/status" in line]
     assert any(float(line.rpartition(" ")[2]) >= 2 for line in counted)
     assert not any("/mine" in line for line in lines)
+
+
+def test_an_odd_file_in_the_folder_hides_no_sweep(tmp_path):
+    folder = tmp_path / "sweeps"
+    commit(create(folder / "mine", LAYOUT, {"name": "mine"}), 0)
+    create(tmp_path / "elsewhere", LAYOUT, {"name": "elsewhere"})
+    (folder / ".torn.driver.json").write_text('{"life": "run')
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder / "photos").mkdir()
+    (folder / "photos" / "one.jpg").touch()
+    for name in ("linked", "photos"):
+        write_record(folder / name, DriverRecord("running", planned=3))
+    with serving(folder, LocalBackend()) as (url, _):
+        listed = httpx.get(f"{url}/v1/sweeps", trust_env=False)
+        assert [sweep["id"] for sweep in listed.json()["sweeps"]] == ["mine"]
+        assert 'sweep="linked"' not in httpx.get(f"{url}/metrics", trust_env=False).text, "links are not followed"

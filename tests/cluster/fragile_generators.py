@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pullback.errors import StoreError
+from pullback.errors import RefusedError
 from pullback.metric import result
 from pullback.spec.models import SamplesSpec
 from pullback.store.repository import SweepStore
@@ -192,7 +192,7 @@ def refused_for_a_while() -> Smooth:
     def write(fork: bytes, record: ShardRecord) -> bytes:
         if len(refused) < 14:
             refused.append(record.shard)
-            raise StoreError(f"shard {record.shard} could not be written (it is busy)")
+            raise RefusedError(f"shard {record.shard} could not be written (it is busy)")
         return plain(fork, record)
 
     return _in_a_worker("write_shard", write)

@@ -6,23 +6,10 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from schedulers import samples_of, started
 
 from pullback.sweep.schedule import Scheduler
 from pullback.sweep.tasks import ActorState, Budgets, Failure, ShardState
-
-
-def samples_of(shards, size=1):
-    """As many shards, each of `size` samples."""
-    return {shard: range(shard * size, (shard + 1) * size) for shard in range(shards)}
-
-
-def started(shards=3, size=1, actors=("a",), depth=1, **budgets):
-    """A scheduler of some shards whose workers are ready."""
-    scheduler = Scheduler(samples_of(shards, size), Budgets(**budgets), depth=depth, actors=len(actors))
-    for actor in actors:
-        scheduler.starting(actor)
-        scheduler.ready(actor)
-    return scheduler
 
 
 def run(scheduler, actors, killers=(), raisers=(), most=10_000):
@@ -222,58 +209,6 @@ def test_a_constructor_that_raises_on_one_machine_does_not_end_what_runs_on_othe
     scheduler.starting("c")
     scheduler.could_not_start("c", "this disk is broken", 0.0)
     assert scheduler.fatal is None
-
-
-def test_after_a_second_worker_in_a_row_that_could_not_start_the_next_one_waits_longer_each_time():
-    scheduler = started(9, actors=("a", "b"))
-    scheduler.dead("b", Failure.LOST, "gone", 0.0)
-    now, waited = 10.0, []
-    for turn in range(8):
-        assert scheduler.missing(now) == 1
-        scheduler.starting(f"bad-{turn}")
-        scheduler.dead(f"bad-{turn}", Failure.LOST, "its machine has no driver", now)
-        began = now
-        while not scheduler.missing(now):
-            now += 0.5
-        waited.append(now - began)
-    assert waited == [1, 2, 4, 8, 16, 32, 60, 60]
-    scheduler.starting("good")
-    scheduler.ready("good")
-    scheduler.dead("good", Failure.LOST, "gone", now)
-    assert scheduler.missing(now) == 1, "one did start: nothing is held against the next"
-
-
-def test_a_worker_that_cannot_write_pauses_while_another_takes_its_shards():
-    scheduler = started(4, actors=("a", "b"), depth=2, storage_seconds=100.0)
-    lost = [scheduler.next_task("a", 0.0) for _ in range(2)]
-    for task in lost:
-        scheduler.failed(task.number, Failure.STORAGE, "read-only file system", 0.0)
-    assert "read-only" in scheduler.trouble
-    assert scheduler.next_task("a", 0.9) is None, "it pauses, and once for both"
-    assert scheduler.may_start_with_time
-    done = [scheduler.next_task("b", 0.5) for _ in range(2)]
-    for task in done:
-        assert scheduler.succeeded(task.number, 1.0)
-    assert scheduler.trouble == ""
-    again = scheduler.next_task("a", 1.0)
-    assert again.shard in {task.shard for task in lost}
-    scheduler.failed(again.number, Failure.STORAGE, "read-only file system", 1.0)
-    assert scheduler.next_task("a", 2.9) is None, "longer than before"
-    done = [scheduler.next_task("b", 200.0) for _ in range(2)]
-    assert all(scheduler.succeeded(task.number, 201.0) for task in done)
-    assert scheduler.over
-    assert scheduler.fatal is None, "the other one could write all the time"
-
-
-def test_the_run_ends_once_nobody_could_write_for_long_and_not_for_one_slow_shard():
-    scheduler = started(9, actors=("a", "b"), storage_seconds=100.0)
-    now = 0.0
-    for turn in range(3):
-        assert scheduler.fatal is None
-        task = scheduler.next_task("ab"[turn % 2], now)
-        now += 90.0
-        scheduler.failed(task.number, Failure.STORAGE, "no space left on device", now)
-    assert (scheduler.fatal, scheduler.fatal_failure) == ("no space left on device", Failure.STORAGE)
 
 
 def test_workers_that_only_die_end_the_run():

@@ -6,7 +6,7 @@ import torch
 from sweep_jobs import job
 
 from pullback.distances import load_distance
-from pullback.errors import StoreError, SweepError, WorkCancelledError
+from pullback.errors import RefusedError, SweepError, WorkCancelledError
 from pullback.metric import metric_at, pullback_metric
 from pullback.store.schema import GOOD, QUARANTINED, SHARD_ARRAYS, Reason
 from pullback.sweep import worker as worker_module
@@ -242,7 +242,7 @@ def test_a_result_that_the_storage_refused_at_first_is_written_without_computing
     def write(fork, record):
         if len(refused) < 2:
             refused.append(record.shard)
-            raise StoreError("it is busy")
+            raise RefusedError("it is busy")
         return b"written"
 
     compute = worker.compute
@@ -253,7 +253,7 @@ def test_a_result_that_the_storage_refused_at_first_is_written_without_computing
     assert (refused, len(computations)) == ([1, 1], 1)
     refused[:] = []
     monkeypatch.setattr(worker_module, "WRITE_PAUSES", (0.01,))
-    with pytest.raises(StoreError, match="busy"):
+    with pytest.raises(RefusedError, match="busy"):
         worker.run(Task(1, 2))
 
 
@@ -263,10 +263,10 @@ def test_a_worker_that_is_to_stop_waits_for_no_storage(here, monkeypatch):
     def write(fork, record):
         tries.append(record.shard)
         worker.stop_when = lambda: True
-        raise StoreError("it is busy")
+        raise RefusedError("it is busy")
 
     monkeypatch.setattr(worker_module, "write_shard", write)
     monkeypatch.setattr(worker_module, "WRITE_PAUSES", (1000.0,))
-    with pytest.raises(StoreError, match="busy"):
+    with pytest.raises(RefusedError, match="busy"):
         worker.run(Task(0, 0))
     assert tries == [0, 0]

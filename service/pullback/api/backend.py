@@ -19,7 +19,7 @@ from pullback.store.folders import is_vacant
 from pullback.store.reader import open_sweep
 from pullback.sweep import background
 from pullback.sweep.beside import beside, driven
-from pullback.sweep.control import AT_WORK, Look, SweepState, events_path, read_record, request_cancel, see, state_of
+from pullback.sweep.control import AT_WORK, Look, SweepState, events_path, read_record, see
 from pullback.sweep.identity import differences
 from pullback.sweep.plan import usable_cores
 
@@ -98,8 +98,8 @@ class LocalBackend:
         return Submission(job.name, created)
 
     def state(self, path: Path, look: Look = see) -> SweepState:
-        """See `Backend`."""
-        return state_of(path, look)
+        """See `Backend`; of a sweep that was submitted to a cluster once, that one is asked."""
+        return jobs.state_of(path, look)
 
     def _check(self, job: JobSpec) -> None:
         workers, here = job.resources.workers, usable_cores()
@@ -131,7 +131,7 @@ class LocalBackend:
 
     def cancel(self, path: Path) -> bool:
         """See `Backend`."""
-        return request_cancel(path)
+        return jobs.cancel(path)
 
     def events(self, path: Path) -> Path | None:
         """See `Backend`."""
@@ -152,16 +152,8 @@ class ClusterBackend(LocalBackend):
     def __init__(self, address: str, drivers: int = 32) -> None:
         super().__init__(drivers, (sys.executable, "-m", "pullback", "submit", "--address", address))
 
-    def state(self, path: Path, look: Look = see) -> SweepState:
-        """See `Backend`."""
-        return jobs.state_of(path, look)
-
     def _check(self, job: JobSpec) -> None:
         """A cluster gives a job as many workers as it has room for."""
-
-    def cancel(self, path: Path) -> bool:
-        """See `Backend`."""
-        return jobs.cancel(path)
 
 
 def _is_known(job: JobSpec, at_work: bool) -> bool:

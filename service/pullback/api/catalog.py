@@ -92,7 +92,8 @@ class Catalog:
 
     def submitted(self) -> list[str]:
         """The ids under which something was submitted and no sweep is, in order."""
-        return sorted(id for id in driven(self.folder) if is_id(id) and not self.has(id))
+        names = (name for name in driven(self.folder) if is_id(name) and not (self.folder / name).is_symlink())
+        return sorted(name for name in names if not self.has(name))
 
     def has(self, id: str) -> bool:
         """Whether there is a sweep of that id."""

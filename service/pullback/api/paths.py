@@ -9,11 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-_OF_THE_SERVICE = r"(?:v1|docs|healthz|metrics|openapi\.json)\b"
-# An absolute path of two parts or more; not what follows the scheme of an address, nor a fraction or a route of ours.
-_PATH = re.compile(
-    rf"(?<![\w/.~%…-])/(?!/|{_OF_THE_SERVICE})(?:[^\s/'\"`,;:()<>\[\]{{}}]+/)+([^\s/'\"`,;:()<>\[\]{{}}]*)"
-)
+# Our own routes, which messages name, are no paths of the server.
+_ROUTE = r"(?:v1/sweeps(?:/[\w.-]+(?:/[a-z]+)?)?|docs|healthz|metrics|openapi\.json)(?![\w/-]|\.\w)"
+_BEGIN = rf"(?:file:/*|~|\.+)?/(?!/|{_ROUTE})"
+_PART = r"[^\s/'\"`,;:()<>\[\]{}]"
+_ALL = rf"(?:{_PART}+/)+(?P<name>{_PART}*)|(?P<root>{_PART}+\.\w+)"
+# What is quoted may have spaces in it.
+_QUOTED = re.compile(rf"""(?P<quote>['"`]){_BEGIN}(?:[^'"`\n]*/)?(?P<name>[^'"`\n/]*)(?P=quote)""")
+# Not what follows the scheme of another address, and no fraction.
+_PATH = re.compile(rf"(?<![\w/~%….-]){_BEGIN}(?:{_ALL})")
 
 
 def without_paths(text: str, folder: Path) -> str:
@@ -28,7 +32,8 @@ def without_paths(text: str, folder: Path) -> str:
     for known in {Path.cwd(), Path.home()}:  # which may have spaces in them
         if known != Path(known.anchor):
             text = text.replace(f"{known}/", "…/")
-    return _PATH.sub(r"…/\1", text)
+    text = _QUOTED.sub(r"\g<quote>…/\g<name>\g<quote>", text)
+    return _PATH.sub(lambda found: f"…/{found['name'] or found['root'] or ''}", text)
 
 
 def in_strings(content: Any, change: Callable[[str], str]) -> Any:

@@ -141,8 +141,14 @@ class Service:
 
     def ids(self) -> list[str]:
         """All that may be asked for, in order: the sweeps, and what was submitted and is none yet."""
-        submitted = [id for id in self.catalog.submitted() if self.state(id)["state"] in WITHOUT_STORE]
+        submitted = [id for id in self.catalog.submitted() if self._is_listed(id)]
         return sorted({*self.catalog.ids(), *submitted})
+
+    def _is_listed(self, id: str) -> bool:
+        try:
+            return self.state(id)["state"] in WITHOUT_STORE
+        except (RequestError, StoreError):  # a record that cannot be read, or something else in its place
+            return False
 
     def summary(self, id: str) -> dict[str, Any]:
         """What a list says of a sweep; of one that has no results yet, how it is."""

@@ -36,7 +36,7 @@ from ray.exceptions import (
 )
 
 from pullback.cluster.actor import Actor
-from pullback.errors import DeviceError, MemoryPlanError, PullbackError, StoreError, SweepError, WorkCancelledError
+from pullback.errors import DeviceError, MemoryPlanError, PullbackError, RefusedError, SweepError, WorkCancelledError
 from pullback.sweep.plan import Plan
 from pullback.sweep.pools import Event, Pool, PoolState, Results, ShardFailed
 from pullback.sweep.schedule import Scheduler
@@ -91,7 +91,7 @@ class RayPool:
 
         Raises:
             SweepError: no worker can be started, or they die faster than the budget allows.
-            StoreError: no worker could write for long.
+            RefusedError: no worker could write for long.
         """
         samples = {shard: self._layout.samples_of(shard) for shard in shards}
         scheduler = Scheduler(samples, self._budgets, depth=_DEPTH, actors=self._workers)
@@ -119,7 +119,7 @@ class RayPool:
             for name in list(self._handles) if ray.is_initialized() else []:
                 self._end(name)
         if scheduler.fatal_failure is Failure.STORAGE:
-            raise StoreError(scheduler.fatal)
+            raise RefusedError(scheduler.fatal or "")
         if scheduler.fatal is not None:
             raise SweepError(
                 f"the sweep cannot go on: {scheduler.fatal}\nEvery committed shard is kept. If memory is short, lower "
@@ -225,7 +225,7 @@ def kind_of(error: RayError) -> tuple[Failure, bool]:
     if isinstance(error, RayTaskError):
         if isinstance(error.cause, DeviceError):
             return Failure.CRASH, True
-        kinds = {MemoryPlanError: Failure.MEMORY, StoreError: Failure.STORAGE}
+        kinds = {MemoryPlanError: Failure.MEMORY, RefusedError: Failure.STORAGE}
         return next((kind for cause, kind in kinds.items() if isinstance(error.cause, cause)), Failure.ERROR), False
     if isinstance(error, OutOfMemoryError):
         return Failure.MEMORY, True
@@ -253,10 +253,10 @@ def _event(name: str, worker: str, task: Task | None, message: str) -> Event:
 
 
 def reason_of(error: BaseException) -> str:
-    """The last telling line of a Ray error, which carries a whole remote traceback; all of an error of ours."""
+    """The last telling line of a Ray error, which carries a whole remote traceback; what an error of ours says."""
     cause = error.cause if isinstance(error, RayTaskError) else error
     if isinstance(cause, PullbackError):
-        return str(cause)
+        return cause.what if isinstance(cause, RefusedError) else str(cause)
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     told = [line for line in lines if "Error" in line or "died" in line or "killed" in line]
     text = (told or lines or [""])[-1]

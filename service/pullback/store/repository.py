@@ -26,7 +26,7 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import StoreLike
 
-from pullback.errors import StoreError
+from pullback.errors import RefusedError, StoreError
 from pullback.store.folders import whole_folder
 from pullback.store.location import Location, locate
 from pullback.store.lock import hold
@@ -198,17 +198,14 @@ def write_shard(fork: bytes, record: ShardRecord) -> bytes:
 
     Raises:
         ValueError: the record does not fit the plan.
-        StoreError: the disk refused.
+        RefusedError: the storage refused.
     """
     session = pickle.loads(fork)
     try:
         with ThreadPoolExecutor(1) as thread:  # the caller's may have an event loop, as a notebook's
             thread.submit(asyncio.run, _write(session, record)).result()
     except (icechunk.IcechunkError, OSError) as error:
-        raise StoreError(
-            f"shard {record.shard} could not be written ({cause(error)}); what was committed before is kept. "
-            "Check that the sweep's disk is mounted and not full, then run the sweep again: it resumes."
-        ) from error
+        raise RefusedError(f"shard {record.shard} could not be written ({cause(error)})") from error
     return pickle.dumps(session)
 
 
@@ -318,18 +315,16 @@ class SweepStore:
         On failure the merged shards stay merged, and committing can be tried again.
 
         Raises:
-            StoreError: other processes committed all the time, or the storage refused.
+            RefusedError: other processes committed all the time, or the storage refused.
         """
         if not self._staged:
             return self.snapshot
         try:
             snapshot = commit_on_tip(self._repository, self._merge_staged, message)
         except (icechunk.ConflictError, icechunk.IcechunkError) as error:
-            raise StoreError(
-                f"{len(self._staged)} shards could not be committed to {self.location} ({cause(error)}); what was "
-                "committed before is kept. Check that its storage can be written to and is not full, and how many "
-                "other processes drive this sweep, then run it again: it resumes."
-            ) from error
+            what = f"{len(self._staged)} shards could not be committed to {self.location} ({cause(error)})"
+            others = "; other processes drive this sweep too" if isinstance(error, icechunk.ConflictError) else ""
+            raise RefusedError(what + others) from error
         self._committed |= self._staged.keys()
         self._staged.clear()
         self._tip = snapshot

@@ -371,7 +371,7 @@ def _without_end(record: DriverRecord | None, store: Location | Path | str) -> t
     if record is None:
         return "stopped", f"nobody is at work on it. {GO_ON}"
     if record.alive and is_wished(store):
-        return "cancelling", ""
+        return "cancelling", record.message
     if record.life == "submitted":
         if record.submission or record.alive or (record.pid == 0 and time.time() - record.updated < _SOON):
             return "submitted", ""

@@ -16,7 +16,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pullback.errors import StoreError
+from pullback.errors import RefusedError
 from pullback.store.reader import SweepStatus, open_sweep
 from pullback.store.repository import SweepStore, hold
 from pullback.store.schema import PENDING, QUARANTINED
@@ -222,9 +222,12 @@ class _Run:
         return interrupted
 
     def _outlast(self) -> bool:
-        """Try to commit the last results for as long as a storage may refuse; whether the user ended that."""
+        """Try to commit the last results for as long as a storage may refuse; whether the user ended that.
+
+        Who cancelled waits for no storage: what it refuses then is computed again.
+        """
         try:
-            while self._store.uncommitted and self._may_wait():
+            while self._store.uncommitted and self._may_wait() and not self._driver.cancelled():
                 if not self._try_to_commit():
                     time.sleep(COMMIT_SECONDS)
         except KeyboardInterrupt:
@@ -271,6 +274,7 @@ class _Run:
     def _tell(self) -> None:
         rate = (self.done - self.started_with) / max(time.monotonic() - self._began, 1e-9)
         trouble = self._refusal or self._trouble
+        trouble = f"{trouble}; it is tried again" if trouble else ""
         self._driver.tell(samples_per_second=rate, message=trouble)
         self._report(Progress(self.planned, self.done, self.quarantined, self.started_with, trouble))
 
@@ -281,18 +285,18 @@ class _Run:
         """Commit, or leave it for a later try while the storage may yet come back; whether it was committed.
 
         Raises:
-            StoreError: the storage has refused for `STORAGE_SECONDS`.
+            RefusedError: the storage has refused for `STORAGE_SECONDS`.
         """
         refused = self._refused_since is not None
         try:
             self._commit()
-        except StoreError as error:
+        except RefusedError as error:
             self._refused_since = self._refused_since or time.monotonic()
             self._committed = time.monotonic()
             if not self._may_wait():
                 raise
-            self._refusal = str(error)
-            self._driver.note("commit refused", message=self._refusal)
+            self._refusal = error.what
+            self._driver.note("commit refused", message=error.what)
             self._tell()
             return False
         if refused:

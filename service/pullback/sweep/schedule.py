@@ -7,7 +7,8 @@ The policy. An error is tried again; the last try is made sample by sample, and 
 quarantined with its neighbours untouched. A process that dies while it computes may have been killed by a sample: after
 some deaths the shard is taken apart, half by half, until the sample that kills is found and left out. A machine that is
 lost or preempted costs a shard nothing but time. A worker that cannot write pauses, longer each time, while others take
-its shards; the run ends once nobody could write for long. Near the end, what takes much longer than usual is started
+its shards; the run ends once nobody could write for long. No machine that only fails ends what others do well: they may
+be in the middle of something that takes hours. Near the end, what takes much longer than usual is started
 twice, and the first result counts.
 
 Every question is answered without counting shards or workers: there may be 200,000 of the one and 10,000 of the other.
@@ -17,12 +18,12 @@ sequence of events makes a shard wait for ever.
 Leaves to others: computing (`worker`), processes (`cluster`), and what is committed (`run`).
 """
 
-import math
 from collections import Counter, OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
+from pullback.sweep.refusals import Refusals, pause
 from pullback.sweep.tasks import ActorState, Budgets, Failure, ShardState, Task
 
 
@@ -59,10 +60,6 @@ _REMEMBERED = 256
 """Durations that are kept."""
 _SEARCHES = 3
 """How often a shard is taken apart before it is given up."""
-_LONGEST_PAUSE = 60.0
-"""Seconds; of a worker that cannot write, and of new workers after several that could not start."""
-_REFUSALS = 3
-"""Times that the storage must have refused before the run is ended for it, however long one computation takes."""
 
 
 class Scheduler:
@@ -92,14 +89,13 @@ class Scheduler:
         self._patience = 0.0
         """How long a task may run before it is started a second time; 0 where that is to be computed anew."""
         self._next_number = 0
-        self._deaths = 0
-        self._ever_ready = False
+        self._deaths, self._deaths_began = 0, 0
+        """Without a result in between; and how many workers had been started by the first of them."""
+        self._started: dict[str, int] = {}
+        """The number of each live worker, in the order in which they were started."""
+        self._ever_started, self._ever_ready = 0, False
         self._failed_starts, self._start_again = 0, 0.0
-        self._pauses: dict[str, tuple[int, float]] = {}
-        """Of workers that could not write: how often in a row, and until when they pause."""
-        self._refusals, self._refused_since = 0, 0.0
-        self.trouble = ""
-        """What keeps the run from going on just now, though it may yet; empty if nothing does."""
+        self._refusals = Refusals(self.budgets.storage_seconds)
         self.fatal: str | None = None
         """Why the run cannot go on, once it cannot."""
         self.fatal_failure: Failure | None = None
@@ -123,9 +119,14 @@ class Scheduler:
         return len(self._running)
 
     @property
+    def trouble(self) -> str:
+        """What keeps the run from going on just now, though it may yet; empty if nothing does."""
+        return self._refusals.trouble
+
+    @property
     def may_start_with_time(self) -> bool:
         """Whether a worker that got nothing may get something though nothing happens: a pause ends, a second start."""
-        return bool(self._pauses) or not self._waiting
+        return bool(self._refusals) or not self._waiting
 
     def states(self) -> dict[ShardState, int]:
         """How many shards are in each state."""
@@ -156,6 +157,8 @@ class Scheduler:
         """A worker's process was asked for."""
         self._set(actor, ActorState.STARTING)
         self._held[actor] = []
+        self._started[actor] = self._ever_started
+        self._ever_started += 1
 
     def ready(self, actor: str) -> None:
         """It has loaded what it needs, or answers again."""
@@ -166,17 +169,18 @@ class Scheduler:
     def unavailable(self, actor: str) -> None:
         """It does not answer: what it held is given to others at once, and it gets nothing until it is ready again."""
         self._set(actor, ActorState.UNAVAILABLE)
+        self._refusals.forget(actor)
         for number in list(self._held[actor]):
             self._put_back(self._running[number], Failure.LOST, "its worker does not answer")
 
     def could_not_start(self, actor: str, message: str, now: float) -> None:
         """Its constructor raised: that of all others will, unless one did start."""
         self._start_failed(now)
-        self._set(actor, ActorState.DEAD)
-        self._deaths += 1
+        self._bury(actor)
         if not self._ever_ready:
             self.fatal = message
-        self._too_many_deaths(message)
+        if not self._actor_counts[ActorState.READY]:
+            self._died(message)
 
     def dead(self, actor: str, failure: Failure, message: str, now: float) -> None:
         """Its process is gone.
@@ -185,23 +189,28 @@ class Scheduler:
         """
         if self._actors.get(actor) is ActorState.DEAD:
             return
-        if self._actors.get(actor) is ActorState.STARTING:
+        started = self._actors.get(actor) is not ActorState.STARTING
+        if not started:
             self._start_failed(now)
-        self._set(actor, ActorState.DEAD)
-        self._pauses.pop(actor, None)
+        self._bury(actor)
         trying = any(self._running[number].task.samples is not None for number in self._held[actor])
-        if failure in (Failure.CRASH, Failure.MEMORY) and not trying:  # where a sample is searched, deaths are expected
-            self._deaths += 1
         for place, number in enumerate(list(self._held[actor])):
             self._put_back(self._running[number], failure if place == 0 else Failure.PREEMPTED, message)
-        self._too_many_deaths(message)
+        # Where a sample is searched, deaths are expected; and others can start, if one could not.
+        expected = trying if started else bool(self._actor_counts[ActorState.READY])
+        if failure in (Failure.CRASH, Failure.MEMORY) and not expected:
+            self._died(message)
 
     # Tasks
 
     def next_task(self, actor: str, now: float) -> Task | None:
         """What a worker should do next; None where it is busy enough, or nothing is left for it."""
         held = self._held[actor]
-        if self._actors[actor] is not ActorState.READY or self.fatal is not None or now < self._paused_until(actor):
+        if (
+            self._actors[actor] is not ActorState.READY
+            or self.fatal is not None
+            or now < self._refusals.paused_until(actor)
+        ):
             return None
         trying = any(self._running[number].task.samples is not None for number in held)
         if len(held) >= self._depth or trying:  # a part that may kill its process is alone there
@@ -223,8 +232,7 @@ class Scheduler:
             return False
         self._deaths = 0
         if running.task.samples is None:  # something was written
-            self._refusals, self.trouble = 0, ""
-            self._pauses.pop(running.actor, None)
+            self._refusals.written(running.actor)
         shard = self._shards[running.task.shard]
         self._durations.append(now - running.since)
         self._patience = 0.0
@@ -246,7 +254,9 @@ class Scheduler:
             return
         self._put_back(running, failure, message)
         if failure is Failure.STORAGE:
-            self._refused(running.actor, message, now)
+            self._refusals.refused(running.actor, message, now)
+            if self.fatal is None and self._refusals.too_long(now, self._actor_counts[ActorState.READY]):
+                self.fatal, self.fatal_failure = message, Failure.STORAGE
 
     # How
 
@@ -261,25 +271,16 @@ class Scheduler:
         self._actor_counts[state] += 1
         self._actors[actor] = state
 
+    def _bury(self, actor: str) -> None:
+        self._set(actor, ActorState.DEAD)
+        self._refusals.forget(actor)
+        self._started.pop(actor, None)
+
     def _start_failed(self, now: float) -> None:
         """A machine on which nothing starts is not asked all the time; but where nothing ever did, it ends soon."""
-        self._failed_starts += 1
-        if self._ever_ready:
-            self._start_again = now + _pause(self._failed_starts)
-
-    def _paused_until(self, actor: str) -> float:
-        return self._pauses[actor][1] if actor in self._pauses else -math.inf
-
-    def _refused(self, actor: str, message: str, now: float) -> None:
-        times, until = self._pauses.get(actor, (0, -math.inf))
-        if now >= until:  # else of the other task that it had at the time
-            self._pauses[actor] = times + 1, now + _pause(times + 1)
-        self._refused_since = self._refused_since if self._refusals else now
-        self._refusals += 1
-        self.trouble = message
-        long = now - self._refused_since >= self.budgets.storage_seconds
-        if self.fatal is None and self._refusals >= _REFUSALS and long:
-            self.fatal, self.fatal_failure = message, Failure.STORAGE
+        if self._ever_ready and now >= self._start_again:  # else one more of those that were started together
+            self._failed_starts += 1
+            self._start_again = now + pause(self._failed_starts)
 
     def _give(self, shard: int, part: tuple[int, ...] | None, actor: str, now: float) -> Task:
         entry = self._shards[shard]
@@ -387,11 +388,11 @@ class Scheduler:
         self._move(shard, ShardState.FAILED)
         self._open -= 1
 
-    def _too_many_deaths(self, message: str) -> None:
+    def _died(self, message: str) -> None:
+        """One more death; too many end the run, unless a worker lives that was there before the first of them."""
+        self._deaths_began = self._deaths_began if self._deaths else self._ever_started
+        self._deaths += 1
         if self._deaths > self.budgets.deaths_in_a_row * max(1, min(self._wanted, len(self._shards))):
-            self.fatal = self.fatal or message
-
-
-def _pause(times: int) -> float:
-    """Seconds to wait after so many failures in a row."""
-    return min(2.0 ** (times - 1), _LONGEST_PAUSE)
+            older = (actor for actor, number in self._started.items() if number < self._deaths_began)
+            if not any(self._actors[actor] is ActorState.READY and self._held[actor] for actor in older):
+                self.fatal = self.fatal or message

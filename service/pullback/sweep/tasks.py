@@ -52,11 +52,12 @@ class Budgets:
     present at before it is found guilty, since a process may die of something else at any time."""
     lost: int = 50
     preempted: int = 1000
-    storage: int = 20
+    storage: int = 1000
     storage_seconds: float = STORAGE_SECONDS
-    """The run is ended once the storage has refused results for so long, and taken none."""
+    """The run is ended once the storage has refused the results of every worker for so long, and taken none."""
     deaths_in_a_row: int = 8
-    """Workers (for each that there should be) that may die without any result in between."""
+    """Workers (for each that there should be) that may die without any result in between, unless a worker that was
+    there before them is still computing."""
 
     def of(self, failure: Failure) -> int:
         """Retries after a failure of a kind."""

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pullback.errors import DeviceError, MemoryPlanError, StoreError, SweepError, WorkCancelledError
+from pullback.errors import DeviceError, MemoryPlanError, RefusedError, SweepError, WorkCancelledError
 from pullback.generators import class_indices
 from pullback.metric import metric_at
 from pullback.metric.certificate import MEASURES
@@ -132,7 +132,7 @@ class Worker:
             SweepError: a sample raised, which the message names, and the task does not say to isolate it.
             DeviceError: the GPU faulted.
             MemoryPlanError: not even the smallest batch fits into memory.
-            StoreError: the result cannot be written.
+            RefusedError: the result cannot be written.
             WorkCancelledError: `stop_when` said so.
         """
         with self._computing:
@@ -155,7 +155,7 @@ class Worker:
         for pause in WRITE_PAUSES:
             try:
                 return write_shard(self.order.fork, record)
-            except StoreError:
+            except RefusedError:
                 end = time.monotonic() + pause
                 while time.monotonic() < end and not self.stop_when():
                     time.sleep(min(0.1, pause))
