@@ -12,6 +12,7 @@ between commits loses the shards handed in since the last one, which are pending
 import asyncio
 import inspect
 import json
+import math
 import pickle
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -54,7 +55,7 @@ FORMAT = 1
 ATTRIBUTE = "pullback"
 """The root group's attribute under which format, layout and provenance stand."""
 
-_SHARDS_A_MANIFEST = 64
+_LEAST_SHARDS_A_MANIFEST = 64
 """A commit rewrites the manifests it touches. Unsplit, they grow with the sweep: 600 shards committed by fours
 left 69 MB of them, split like this 8 MB."""
 
@@ -128,7 +129,7 @@ def create(address: Location | Path | str, layout: Layout, provenance: dict[str,
 def _make_sweep(place: Location, location: Location, layout: Layout, attributes: dict[str, Any]) -> None:
     """Make the repository and commit the arrays, which is when the sweep at `location` begins to exist."""
     try:
-        repository = _make_repository(place)
+        repository = _make_repository(place, layout)
         session = repository.writable_session(BRANCH)
         if has_content(session):  # since a moment ago
             raise _taken(location)
@@ -143,10 +144,10 @@ def _make_sweep(place: Location, location: Location, layout: Layout, attributes:
         ) from error
 
 
-def _make_repository(place: Location) -> icechunk.Repository:
+def _make_repository(place: Location, layout: Layout) -> icechunk.Repository:
     """An empty repository; one that is there already, where a driver was killed or another is at it now."""
     try:
-        repository = icechunk.Repository.create(place.storage(), config=_config(), **_format_options())
+        repository = icechunk.Repository.create(place.storage(), config=_config(layout), **_format_options())
     except icechunk.IcechunkError:
         if not is_repository(place):
             raise
@@ -194,7 +195,8 @@ def write_shard(fork: bytes, record: ShardRecord) -> bytes:
         record: the shard's results.
 
     Returns:
-        What to give to `SweepStore.merge`: a few kilobytes, for the data stays where it was written.
+        What to give to `SweepStore.merge`: a few kilobytes (23 of 60,000 shards), for the data stay where they were
+        written.
 
     Raises:
         ValueError: the record does not fit the plan.
@@ -357,8 +359,16 @@ class SweepStore:
         return [int(shard) for shard in shards]
 
 
-def _config() -> icechunk.RepositoryConfig:
-    by_shard = {icechunk.ManifestSplitDimCondition.Axis(0): _SHARDS_A_MANIFEST}
+def _shards_a_manifest(shards: int) -> int:
+    """Between manifests that are large and a list of them that is long: every worker's result carries the list.
+
+    With 64 in each, committing a shard of 20,000 took 4 ms, and with these 0.6 ms.
+    """
+    return max(_LEAST_SHARDS_A_MANIFEST, 2 * math.isqrt(shards))
+
+
+def _config(layout: Layout) -> icechunk.RepositoryConfig:
+    by_shard = {icechunk.ManifestSplitDimCondition.Axis(0): _shards_a_manifest(layout.shards)}
     splitting = icechunk.ManifestSplittingConfig.from_dict(
         {icechunk.ManifestSplitCondition.AnyArray(): by_shard}  # type: ignore[dict-item]
     )
