@@ -2,6 +2,7 @@
 
 import math
 import random
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -264,7 +265,7 @@ def test_workers_are_wanted_as_long_as_they_are_of_use():
     st.integers(1, 8), st.integers(1, 9), st.integers(1, 4), st.integers(1, 2), st.floats(0, 0.6), st.integers(0, 2**32)
 )
 def test_whatever_happens_every_shard_ends_and_none_is_accepted_twice(shards, size, actors, depth, rate, seed):
-    """Random successes, failures of all kinds, deaths and silences."""
+    """Random successes, failures of all kinds, deaths, silences, and starts that fail."""
     chance = random.Random(seed)
     scheduler = Scheduler(
         samples_of(shards, size), Budgets(deaths_in_a_row=10**6, storage_seconds=math.inf), depth, actors
@@ -277,8 +278,15 @@ def test_whatever_happens_every_shard_ends_and_none_is_accepted_twice(shards, si
         for _ in range(scheduler.missing(now)):
             name = f"w{next(names)}"
             scheduler.starting(name)
+            if held and chance.random() < rate:  # one did start before
+                chance.choice((scheduler.could_not_start, partial(scheduler.dead, failure=Failure.LOST)))(
+                    name, message="not here", now=now
+                )
+                continue
             scheduler.ready(name)
             held[name] = []
+        if not held:
+            continue  # until the wait for the next start is over
         actor = chance.choice(list(held))
         task = scheduler.next_task(actor, now)
         if task is not None:
