@@ -116,7 +116,11 @@ def test_a_kept_result_is_loaded_for_its_own_snapshot_only(metrics, analysis, tm
     assert Analysis.load(sweep) is None
     analysis.save(sweep)
     assert Analysis.load(sweep).to_json() == analysis.to_json()
-    assert Analysis.load(FakeSweep(metrics, path=tmp_path / "fake", snapshot="S2")) is None
+    later = FakeSweep(metrics[:5], path=tmp_path / "fake", snapshot="S2")
+    assert Analysis.load(later) is None
+    analyze(later, draws=5).save(later)
+    assert Analysis.load(later).samples == 5
+    assert Analysis.load(sweep).to_json() == analysis.to_json()
 
 
 @pytest.mark.parametrize("kept", [12, 5])

@@ -116,7 +116,7 @@ def over_http(folder, job):
         kept.save(open_sweep(folder / "mine"))
         assert client.analysis("mine") == kept.to_json()
         first = [commit.id for commit in open_repository(locate(folder / "mine")).ancestry(branch="main")][-2]
-        with pytest.raises(ServiceError, match=f"the one that is kept is of snapshot {kept.snapshot}"):
+        with pytest.raises(ServiceError, match=f"no analysis of snapshot {first} is kept"):
             client.analysis("mine", snapshot=first)
         report = client.report("mine")
         assert report.lstrip().startswith("<!")

@@ -8,6 +8,8 @@ import xarray as xr
 
 from pullback.generators import zoo
 from pullback.generators.weights import manifest
+from pullback.store.location import locate
+from pullback.store.opening import open_repository
 from pullback.store.reader import open_sweep
 from pullback.sweep.control import DriverRecord, forget_record, write_record
 
@@ -129,6 +131,21 @@ def test_analyze_as_a_table_suggests_the_report(done, pullback):
     assert "Anisotropy" in said.out
     assert "Homogeneity" in said.out
     assert said.next_commands() == ["pullback report sweeps/mine"]
+
+
+def test_a_sweep_is_analysed_and_reported_as_it_was_at_a_snapshot(done, pullback):
+    last = open_sweep("sweeps/mine").snapshot
+    first = [commit.id for commit in open_repository(locate("sweeps/mine")).ancestry(branch="main")][-2]
+    at_last = pullback("analyze", "sweeps/mine", "--draws", 20, "--snapshot", last)
+    assert at_last.next_commands() == [f"pullback report sweeps/mine --snapshot {last}"]
+    assert pullback("report", "sweeps/mine", "--snapshot", last, "--out", "at.html").code == 0
+    assert last in (done / "at.html").read_text()
+    at_first = pullback("analyze", "sweeps/mine", "--snapshot", first)
+    assert (at_first.code, at_first.out) == (1, "")
+    assert "0 good samples of 5 planned" in at_first.err
+    of_another = pullback("analyze", "sweeps/mine", "--snapshot", "0" * 20)
+    assert (of_another.code, of_another.out) == (1, "")
+    assert "no snapshot '00000000000000000000' that can be read" in of_another.err
 
 
 def test_analyze_leaves_quarantined_samples_out(done, pullback):

@@ -3,7 +3,7 @@
 The only module of the package that knows a store; it reads a sweep through the few attributes of
 `StoredSweep`.
 
-Invariants: one set of bootstrap multiplicities serves every interval of an analysis; an analysis names the
+Invariants: one set of bootstrap multiplicities serves every interval of an analysis; an analysis is kept by the
 snapshot that it was computed from and is never loaded for another; its JSON form is strict (null for a number
 that does not exist).
 Leaves to others: the statistics (`anisotropy`, `homogeneity`, `mean_metric`), the store's layout, and
@@ -40,9 +40,6 @@ if TYPE_CHECKING:
 
 POINTS = 1000
 """Metrics that are compared in pairs unless told: as many as in the paper. Twice as many take four times as long."""
-
-DERIVED_NAME = "analysis"
-"""Under this name the store keeps the result beside the sweep."""
 
 
 class StoredSweep(Protocol):
@@ -208,31 +205,23 @@ class Analysis:
         )
 
     def save(self, sweep: StoredSweep) -> None:
-        """Keep the result beside its sweep; it replaces an earlier one."""
+        """Keep the result beside its sweep; it replaces an earlier one of the same snapshot."""
         from pullback.store.derived import save_derived
 
-        save_derived(sweep.path, DERIVED_NAME, self.to_dataset())
+        save_derived(sweep.path, _kept_as(self.snapshot), self.to_dataset())
 
     @classmethod
     def load(cls, sweep: StoredSweep) -> "Analysis | None":
-        """Return the kept result, or None where there is none or it belongs to another snapshot."""
+        """Return the kept result of the sweep's snapshot, or None where there is none."""
         from pullback.store.derived import load_derived
 
-        dataset = load_derived(sweep.path, DERIVED_NAME)
+        dataset = load_derived(sweep.path, _kept_as(sweep.snapshot))
         try:
             if dataset is None or json.loads(dataset.attrs["scalars"])["snapshot"] != sweep.snapshot:
                 return None
             return cls.from_dataset(dataset)
         except KeyError:  # of another version of this package
             return None
-
-    @staticmethod
-    def kept_of(sweep: StoredSweep) -> str:
-        """The snapshot that the kept result is of; empty where there is none."""
-        from pullback.store.derived import load_derived
-
-        dataset = load_derived(sweep.path, DERIVED_NAME)
-        return "" if dataset is None else str(json.loads(dataset.attrs.get("scalars", "{}")).get("snapshot", ""))
 
     def _scalars(self) -> dict[str, Any]:
         """Return every number that is not an array, in the shapes of the JSON form."""
@@ -316,6 +305,11 @@ def analyze(
         draws=draws,
         seed=seed,
     )
+
+
+def _kept_as(snapshot: str) -> str:
+    """The name under which the store keeps the analysis of a snapshot beside the sweep."""
+    return f"analysis-{snapshot}"
 
 
 def _too_few(sweep: StoredSweep, samples: int) -> str:

@@ -1,7 +1,7 @@
 """The service put together: settings, routes, limits, and the guard around all of it.
 
 Every answer about results is of one snapshot, which it names in the header `Pullback-Snapshot`; the same request with
-that snapshot gives the same answer for ever. Analyses and reports are made outside; of a sweep, the last is kept.
+that snapshot gives the same answer for ever; an analysis is made once of a snapshot and kept.
 """
 
 from collections.abc import AsyncIterator
@@ -15,6 +15,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware import Middleware
 
 import pullback
+from pullback.api.analyses import Analyses
 from pullback.api.backend import Backend, LocalBackend
 from pullback.api.catalog import Catalog
 from pullback.api.guard import Guard
@@ -29,7 +30,7 @@ from pullback.yaml_reader import MAX_BYTES
 _DESCRIPTION = """Sweeps of metrics of image generators: submit them, follow them, read what they found.
 
 Results are read at a snapshot. An answer names its own in the header `Pullback-Snapshot`; pass it as `snapshot` to
-get the same answer for ever (an analysis and a report for as long as no other is made of the sweep)."""
+get the same answer for ever. The analysis of a snapshot is made when it is asked for (POST) and kept."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Settings:
     """How many requests are worked on at once; a read is mostly Python, so more would not be faster."""
     waiting: int = 60
     """How many more may wait."""
+    analyses: int = 1
+    """How many analyses may be in the making at once."""
     followers: int = 32
     """How many streams of events may be open at once."""
     body_bytes: int = MAX_BYTES
@@ -75,12 +78,14 @@ def create_app(
     catalog = Catalog(folder)
     backend = backend or LocalBackend()
     observer.watch(SweepCollector(catalog, backend.state))
+    analyses = Analyses(settings.analyses)
     threads = Threads(settings.threads, settings.waiting, settings.read_seconds)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         threads.close()
+        analyses.close()
 
     app = FastAPIOffline(  # /docs with its own scripts: a cluster often sees no other host
         title="Pullback",
@@ -103,6 +108,7 @@ def create_app(
     app.state.service = Service(
         catalog=catalog,
         backend=backend,
+        analyses=analyses,
         observer=observer,
         threads=threads,
         allow_code=settings.allow_code,

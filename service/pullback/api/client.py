@@ -26,13 +26,17 @@ class ServiceError(PullbackError):
     Attributes:
         status: of its answer; None where there was none.
         problems: what is wrong with a job or a parameter, one sentence each.
+        again: whether the same request may be answered in a moment.
     """
 
-    def __init__(self, message: str, status: int | None = None, problems: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, message: str, status: int | None = None, problems: tuple[str, ...] = (), again: bool = False
+    ) -> None:
         lines = "".join(f"\n  - {problem}" for problem in problems)
         super().__init__(f"{message}{lines}")
         self.status = status
         self.problems = problems
+        self.again = again
 
 
 class Client:
@@ -197,8 +201,35 @@ class Client:
         return self._array(_path(id, "eigenvectors"), asked)
 
     def analysis(self, id: str, snapshot: str | None = None) -> dict[str, Any]:
-        """The analysis that is kept of a sweep."""
+        """The analysis that is kept of a sweep's snapshot; `analyze` has one made."""
         return self._json("GET", _path(id, "analysis"), params=_given(snapshot=snapshot))
+
+    def analyze(
+        self, id: str, snapshot: str | None = None, timeout: float | None = None, poll: float = 1.0
+    ) -> dict[str, Any]:
+        """The analysis of a sweep's snapshot, which is made where none is kept.
+
+        Args:
+            id: the sweep's.
+            snapshot: the one of an earlier answer; by default the last.
+            timeout: seconds to wait at most.
+            poll: seconds between two questions.
+
+        Raises:
+            ServiceError: also where it cannot be made, or when the time is over; it may be made still then.
+        """
+        end = None if timeout is None else time.monotonic() + timeout
+        asked = self._json("POST", _path(id, "analysis"), params=_given(snapshot=snapshot))["snapshot"]
+        while True:
+            try:
+                return self.analysis(id, asked)
+            except ServiceError as error:
+                if not error.again:
+                    raise
+            left = poll if end is None else end - time.monotonic()
+            if left <= 0:
+                raise ServiceError(f"the analysis of {id} is not made yet after {timeout:g} s; ask for it again later")
+            time.sleep(min(poll, left))
 
     def report(self, id: str, snapshot: str | None = None) -> str:
         """The report of a sweep, an HTML page."""
@@ -261,7 +292,7 @@ def _refused(answer: httpx.Response) -> ServiceError:
         message, problems = str(content["error"]), tuple(map(str, content.get("problems", ())))
     except (ValueError, KeyError, TypeError, AttributeError):
         message, problems = f"the service answered {answer.status_code} {answer.reason_phrase}", ()
-    return ServiceError(message, answer.status_code, problems)
+    return ServiceError(message, answer.status_code, problems, again="Retry-After" in answer.headers)
 
 
 def _event(line: str | bytes) -> Iterator[dict[str, Any]]:

@@ -13,7 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, Field
 
 import pullback
-from pullback.analysis import Analysis
+from pullback.api.analyses import Analyses
 from pullback.api.backend import Backend
 from pullback.api.catalog import Catalog, Opened
 from pullback.api.jobs import YAML_TYPES, read_job
@@ -71,6 +71,7 @@ class Service:
 
     catalog: Catalog
     backend: Backend
+    analyses: Analyses
     observer: Observer
     threads: Threads
     allow_code: bool
@@ -166,6 +167,16 @@ class Service:
 
     def _shown(self, content: dict[str, Any]) -> dict[str, Any]:
         return dict(in_strings(content, self.catalog.without_paths))
+
+    def report(self, opened: Opened) -> bytes:
+        """The report of a snapshot: the page that was drawn of it, or one without images."""
+        kept = read_whole(opened.sweep.path.with_name(f"{opened.id}.report.html"))
+        if kept is not None and opened.sweep.snapshot.encode() in kept:  # else it is of another snapshot
+            return kept
+        from pullback.report.document import render
+
+        why = f"the service runs no generator; `pullback report {opened.id}`, where the sweep lies, draws them"
+        return render(opened.sweep, self.analyses.kept(opened), None, why).encode()
 
     def journal(self, id: str) -> Path | None:
         """Where a sweep's events are."""
@@ -300,40 +311,39 @@ def routes(service: Service) -> APIRouter:
 
     @router.get("/v1/sweeps/{id}/analysis", tags=["results"])
     async def analysis(request: Request, id: str, query: Annotated[At, Query()]) -> Response:
-        """The analysis of the snapshot. One is kept of a sweep, the last that was made; of others the answer is 404."""
-        return await service.opened(request, id, query, lambda opened: _json(_analysis(opened).to_json()), _JSON)
+        """The analysis of the snapshot, where one was made; else 404, which says whether it is being made."""
+
+        def make(opened: Opened) -> bytes:
+            return _json(service.analyses.kept(opened).to_json())
+
+        return await service.opened(request, id, query, make, _JSON)
+
+    @router.post(
+        "/v1/sweeps/{id}/analysis", tags=["results"], responses={202: {"description": "It is being made: GET it."}}
+    )
+    async def analyze(id: str, query: Annotated[At, Query()]) -> Response:
+        """Have the analysis of the snapshot made, which may take a minute; 200 where it is kept already."""
+
+        def act() -> Response:
+            opened = service.catalog.open(id, query.snapshot)
+            snapshot, kept = opened.sweep.snapshot, service.analyses.make(opened)
+            return Response(
+                _json({"id": id, "snapshot": snapshot, "state": "done" if kept else "running"}),
+                200 if kept else 202,
+                {"Location": f"/v1/sweeps/{id}/analysis?snapshot={snapshot}", "Pullback-Snapshot": snapshot},
+                _JSON,
+            )
+
+        return await service.threads.run(act, "it may be made still: ask for it in a moment")
 
     @router.get("/v1/sweeps/{id}/report", tags=["results"], response_class=Response)
     async def report(request: Request, id: str, query: Annotated[At, Query()]) -> Response:
-        """The report of the snapshot, an HTML page; as its analysis, there is one of a sweep, the last."""
+        """The report of the snapshot, an HTML page, once its analysis is made; with images where it was drawn last."""
         return await service.opened(
-            request, id, query, _report, "text/html; charset=utf-8", Content_Security_Policy=_NO_SCRIPTS
+            request, id, query, service.report, "text/html; charset=utf-8", Content_Security_Policy=_NO_SCRIPTS
         )
 
     return router
-
-
-def _analysis(opened: Opened) -> Analysis:
-    analysis = Analysis.load(opened.sweep)
-    if analysis is None:
-        kept = Analysis.kept_of(opened.sweep)
-        other = f"; the one that is kept is of snapshot {kept}" if kept else ""
-        raise RequestError(
-            404,
-            f"no analysis of snapshot {opened.sweep.snapshot} is kept{other}. In the folder that is served, "
-            f"make one of the sweep as it is with: pullback analyze {opened.id}",
-        )
-    return analysis
-
-
-def _report(opened: Opened) -> bytes:
-    kept = read_whole(opened.sweep.path.with_name(f"{opened.id}.report.html"))
-    if kept is not None and opened.sweep.snapshot.encode() in kept:  # else it is of another snapshot
-        return kept
-    from pullback.report.document import render
-
-    why = f"the service runs no generator; `pullback report {opened.id}`, where the sweep lies, draws them"
-    return render(opened.sweep, _analysis(opened), None, why).encode()
 
 
 def _json(content: Any) -> bytes:

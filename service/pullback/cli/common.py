@@ -43,6 +43,13 @@ SweepPath = Annotated[
         show_default=False,
     ),
 ]
+Snapshot = Annotated[
+    str | None,
+    typer.Option(
+        help="As the sweep was at this snapshot, which `pullback show` or an answer named; by default as it is now.",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -60,11 +67,11 @@ def make_plan_of(job: Path, measure: bool = False, serial: bool = False) -> "Pla
     return make_plan(spec, measure=measure, source=str(job))
 
 
-def open_at(sweep: str) -> "Sweep":
-    """The sweep at a place."""
+def open_at(sweep: str, snapshot: str | None = None) -> "Sweep":
+    """The sweep at a place, as it was at a snapshot or as it is now."""
     from pullback.store.reader import open_sweep
 
-    return open_sweep(sweep)
+    return open_sweep(sweep, snapshot)
 
 
 def shown(path: object) -> str:

@@ -12,6 +12,7 @@ from pullback import display, progress
 from pullback.cli.common import (
     AsJson,
     Job,
+    Snapshot,
     SweepPath,
     err,
     make_plan_of,
@@ -153,6 +154,7 @@ def export(
 @app.command()
 def analyze(
     sweep: SweepPath,
+    snapshot: Snapshot = None,
     draws: Annotated[int, typer.Option(min=10, help="Bootstrap samples behind each interval.")] = 1000,
     points: Annotated[
         int, typer.Option(min=2, help="Metrics that are compared in pairs at most; the rest is of all samples.")
@@ -160,25 +162,27 @@ def analyze(
     as_json: AsJson = False,
 ) -> None:
     """Compute anisotropy, homogeneity and the mean metric of a sweep, and keep them beside it."""
-    opened = open_at(sweep)
+    opened = open_at(sweep, snapshot)
     analysis = _analyze(opened, draws, points)
     if as_json:
         print_json(analysis.to_json())
     else:
         display.analysis_table(analysis, opened, display.out())
-        err.print(f"next: pullback report {shown(sweep)}")
+        at = "" if snapshot is None else f" --snapshot {snapshot}"
+        err.print(f"next: pullback report {shown(sweep)}{at}")
 
 
 @app.command()
 def report(
     sweep: SweepPath,
     out: Annotated[Path | None, typer.Option(help="The HTML file; by default SWEEP.report.html.")] = None,
+    snapshot: Snapshot = None,
 ) -> None:
     """Write a sweep's report: one self-contained HTML file with figures and image strips."""
     from pullback.analysis import Analysis
     from pullback.report import write_report
 
-    opened = open_at(sweep)
+    opened = open_at(sweep, snapshot)
     if out is None and not opened.location.is_local:
         raise StoreError(f"{opened.location} is in an object store, and a report is a file: add --out report.html")
     analysis = Analysis.load(opened) or _analyze(opened)
