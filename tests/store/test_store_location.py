@@ -45,14 +45,27 @@ def test_another_kind_of_address_is_refused(text: str | Path) -> None:
         locate(text)
 
 
-@pytest.mark.parametrize("content", [None, "not json"])
-def test_google_credentials_that_cannot_be_read_are_told_before_they_are_used(
-    tmp_path: Path, content: str | None, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_SERVICE_ACCOUNT"])
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (None, "Unable to open service account file"),
+        ("not json", "Unable to decode service account file"),
+        ('{"type": "service_account"}', "missing field `private_key`"),
+        (
+            '{"type": "service_account", "client_email": "a", "private_key": "no key", "private_key_id": "k"}',
+            "no items found",
+        ),
+    ],
+)
+def test_google_credentials_that_cannot_be_used_are_told_before_they_are(
+    tmp_path: Path, name: str, content: str | None, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if content is not None:
         (tmp_path / "key.json").write_text(content)
-    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
-    with pytest.raises(StoreError, match=r"gs://bucket/sweep cannot be reached: GOOGLE_APPLICATION_CREDENTIALS names"):
+    monkeypatch.setenv(name, str(tmp_path / "key.json"))
+    told = f"gs://bucket/sweep cannot be reached: the credentials that {name} names cannot be used .*{why}"
+    with pytest.raises(StoreError, match=told):
         locate("gs://bucket/sweep").storage()
 
 

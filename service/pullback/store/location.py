@@ -5,7 +5,6 @@ address: they are those of the usual environment (`AWS_*`, `GOOGLE_*`), of the d
 `AWS_ENDPOINT_URL` names another server that speaks S3.
 """
 
-import json
 import os
 import re
 import socket
@@ -19,6 +18,12 @@ from pullback.errors import StoreError
 from pullback.store.folders import local_path
 
 _CONNECT_SECONDS = 10.0
+_GOOGLE_CREDENTIALS = (
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "GOOGLE_SERVICE_ACCOUNT",
+    "GOOGLE_SERVICE_ACCOUNT_PATH",
+    "GOOGLE_SERVICE_ACCOUNT_KEY",
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class Location:
         """What Icechunk reads and writes through; pickled with a fork, it carries no credentials.
 
         Raises:
-            StoreError: nothing answers at `AWS_ENDPOINT_URL`, or a file of Google credentials cannot be read.
+            StoreError: nothing answers at `AWS_ENDPOINT_URL`, or Google credentials cannot be used.
         """
         if self.is_local:
             # Absolute, because a fork carries the path to workers that may stand in another folder.
@@ -136,17 +141,18 @@ def _named_endpoint() -> str | None:
 
 
 def _check_google_credentials(location: Location) -> None:
-    """Make sure that the files of credentials can be read: Icechunk ends in a panic where one cannot."""
-    for name in ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT_PATH"):
-        file = os.environ.get(name)
-        try:
-            if file:
-                json.loads(Path(file).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise StoreError(
-                f"{location} cannot be reached: {name} names {file}, which cannot be read as JSON ({error}). "
-                "Nothing was written, and nothing that was committed is lost. Correct it, or unset it."
-            ) from error
+    """Make sure that credentials are fit for use: Icechunk ends in a panic where they are not, obstore in an error."""
+    from obstore.store import GCSStore
+
+    try:
+        GCSStore(location.bucket)
+    except Exception as error:  # obstore's errors are of many classes without a common one
+        named = ", ".join(name for name in _GOOGLE_CREDENTIALS if os.environ.get(name)) or "the environment"
+        raise StoreError(
+            f"{location} cannot be reached: the credentials that {named} names cannot be used "
+            f"({str(error).splitlines()[0].removeprefix('Generic GCS error: ')}). Nothing was written, and nothing "
+            "that was committed is lost. Correct them, or unset it."
+        ) from error
 
 
 def _await_answer(endpoint: str, location: Location) -> None:

@@ -73,7 +73,9 @@ def client_of(place: Location) -> Any:
 
     patience: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=_SECONDS)}
     if place.scheme == "gs":
-        return GCSStore(place.bucket, client_options={"timeout": f"{_SECONDS}s"}, retry_config=patience)
+        # http only where the file of credentials names a server in place of Google's; Icechunk takes one, too
+        google: Any = {"timeout": f"{_SECONDS}s", "allow_http": True}
+        return GCSStore(place.bucket, client_options=google, retry_config=patience)
     endpoint, region = s3_endpoint(place), s3_region()
     options: dict[str, Any] = {"region": region} if region is not None else {}
     client_options: Any = {"timeout": f"{_SECONDS}s"}
