@@ -42,6 +42,10 @@ class StoreError(PullbackError):
     """A sweep's store cannot be opened, belongs to another sweep, or is held by another driver."""
 
 
+class NoSweepError(StoreError):
+    """What lies there is something else than a sweep."""
+
+
 class RefusedError(StoreError):
     """A storage refused to be written to; it may take the same later.
 

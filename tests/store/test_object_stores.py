@@ -257,12 +257,13 @@ def test_garbage_of_an_object_store_is_removed_but_never_what_is_recent(bucket: 
     assert audit(f"{bucket}/sweep").damages == ()
 
 
-def test_the_sweeps_under_a_prefix_are_listed(bucket: str) -> None:
+def test_the_sweeps_under_a_prefix_are_listed(bucket: str, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("b", "a"):
         create(f"{bucket}/{name}", LAYOUT, {})
     save_derived(f"{bucket}/a", "analysis", xr.Dataset({"kept": 1}))
     assert [str(sweep.location) for sweep in list_sweeps(f"{bucket}/")] == [f"{bucket}/a", f"{bucket}/b"]
     assert list_sweeps(f"{bucket}/nowhere") == []
+    assert caplog.text == "", "what was kept beside a sweep is nothing to speak of"
 
 
 def test_a_small_object_is_put_read_and_removed(bucket: str) -> None:

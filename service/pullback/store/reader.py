@@ -17,7 +17,7 @@ import numpy.typing as npt
 import zarr
 from zarr.storage import LocalStore
 
-from pullback.errors import StoreError
+from pullback.errors import NoSweepError, StoreError
 from pullback.store import bulk
 from pullback.store.folders import local_path, whole_folder
 from pullback.store.location import Location, locate
@@ -270,6 +270,8 @@ def list_sweeps(folder: Location | Path | str) -> list[Sweep]:
             continue
         try:
             sweeps.append(open_sweep(location))
+        except NoSweepError:  # such as a kept analysis
+            continue
         except StoreError as error:
             # One damaged sweep must not hide the others.
             logger.warning("%s", error)

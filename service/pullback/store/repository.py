@@ -27,7 +27,7 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import StoreLike
 
-from pullback.errors import RefusedError, StoreError
+from pullback.errors import NoSweepError, RefusedError, StoreError
 from pullback.store.folders import whole_folder
 from pullback.store.location import Location, locate
 from pullback.store.lock import hold
@@ -83,7 +83,7 @@ class Root:
         """Read the attributes; raises StoreError where they are not a sweep's, or a newer version's."""
         entry = cast(Any, group.attrs.asdict().get(ATTRIBUTE))
         if not isinstance(entry, Mapping):
-            raise StoreError(
+            raise NoSweepError(
                 f"{location} is an Icechunk repository, but not a sweep of Pullback; it was left as it is."
             )
         version = entry.get("format")
