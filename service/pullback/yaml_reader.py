@@ -1,11 +1,12 @@
 """Plain, bounded YAML: the subset of it that a job may use.
 
-PyYAML keeps the last of two equal keys, merges mappings (`<<`) and expands aliases without bound, all silently. Here
-duplicate keys, merge keys, aliases, tags (`!!set`), several documents, oversized files and whole numbers beyond 64 bits
-are problems, reported with their line or path.
+PyYAML keeps the last of two equal keys, merges mappings (`<<`), expands aliases without bound, and reads 010 as 8 and
+1:30 as 90 (YAML 1.1), all silently. Here duplicate keys, merge keys, aliases, tags (`!!set`), such numbers, several
+documents, oversized files and whole numbers beyond 64 bits are problems, reported with their line or path.
 Leaves to others: what the values mean (`spec`).
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ MAX_BYTES = 64 * 1024
 _MAX_DEPTH = 20
 _MAX_BITS = 63
 _YAML_TAG = "tag:yaml.org,2002:"
+_OTHER_BASE = re.compile(r"[-+]?(0[0-9_]+|.*:.*)")
+"""What YAML 1.1 takes for a number of base 8 or 60, and YAML 1.2 does not."""
 
 
 def read_yaml(path: Path) -> tuple[Any, list[str]]:
@@ -50,7 +53,7 @@ def parse_yaml(text: str) -> tuple[Any, list[str]]:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if node is None:
             return None, ["it is empty; see jobs/quickstart.yaml for a complete job"]
-        problems = _wrong_keys(node, "")
+        problems = _misleading(node, "")
         content = yaml.load(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
@@ -85,9 +88,15 @@ def _forbidden(text: str) -> list[str]:
     return problems
 
 
-def _wrong_keys(node: yaml.Node, path: str) -> list[str]:
+def _misleading(node: yaml.Node, path: str) -> list[str]:
+    """What PyYAML would take for something that few mean."""
+    if isinstance(node, yaml.ScalarNode) and node.tag in (f"{_YAML_TAG}int", f"{_YAML_TAG}float"):
+        if _OTHER_BASE.fullmatch(node.value):
+            value = yaml.safe_load(node.value)
+            return [f"{path}: {node.value} would be read as {value}; write that, or the number that you mean"]
+        return []
     if isinstance(node, yaml.SequenceNode):
-        return [problem for item in node.value for problem in _wrong_keys(item, path)]
+        return [problem for item in node.value for problem in _misleading(item, path)]
     if not isinstance(node, yaml.MappingNode):
         return []
     problems: list[str] = []
@@ -101,7 +110,7 @@ def _wrong_keys(node: yaml.Node, path: str) -> list[str]:
         if name in first_line:
             problems.append(f"{here}: the key stands twice, on lines {first_line[name]} and {line}; keep one")
         first_line.setdefault(name, line)
-        problems += _wrong_keys(value, here)
+        problems += _misleading(value, here)
     return problems
 
 

@@ -242,6 +242,18 @@ def test_a_key_written_in_two_ways_still_stands_twice(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(("written", "read"), [("010", "8"), ("-0_17", "-15"), ("1:30", "90"), ("1:30.5", "90.5")])
+def test_a_number_that_yaml_reads_to_another_base_is_told(tmp_path, written, read):
+    problems = problems_of(tmp_path, SMALL.replace("{count: 3}", f"{{count: 3, seed: {written}}}"))
+    assert problems[0] == (f"samples.seed: {written} would be read as {read}; write that, or the number that you mean")
+
+
+@pytest.mark.parametrize(("written", "read"), [("0", 0), ("10", 10), ("0x10", 16), ("1_000", 1000)])
+def test_a_number_that_is_what_it_looks_like_is_taken(tmp_path, written, read):
+    (tmp_path / "job.yaml").write_text(SMALL.replace("{count: 3}", f"{{count: 3, seed: {written}}}"))
+    assert load_job(tmp_path / "job.yaml").samples.seed == read
+
+
 def test_a_merge_key_does_not_slip_another_value_in(tmp_path):
     text = SMALL.replace("{count: 3}", "{<<: {count: 5}, seed: 1}")
     assert problems_of(tmp_path, text) == ["samples.<<: merge keys (line 4) are not allowed; write the keys out"]
