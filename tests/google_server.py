@@ -9,11 +9,8 @@ Run as a program it serves a bucket `bucket` on a free port of loopback, which i
 import json
 import os
 import re
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,21 +21,15 @@ from xml.sax.saxutils import escape
 
 import pytest
 
+import server_process
+
 _PAGE = 7
 """Names a page of a list; small, so that tests meet several."""
 
 
-@contextmanager
-def serving() -> Iterator[str]:
+def serving() -> AbstractContextManager[str]:
     """A running server; gives its address."""
-    with subprocess.Popen(
-        [sys.executable, __file__], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        assert process.stdout is not None
-        try:
-            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-        finally:
-            process.kill()
+    return server_process.serving(__file__)
 
 
 def use(address: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

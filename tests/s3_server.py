@@ -7,32 +7,24 @@ Run as a program it serves a bucket `bucket` on a free port of loopback, which i
 """
 
 import os
-import subprocess
-import sys
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from typing import Any
 
 import pytest
+
+import server_process
 
 needed = pytest.mark.skipif(
     find_spec("moto") is None or find_spec("flask") is None, reason="no S3 server here: pip install 'moto[s3]' flask"
 )
 
 
-@contextmanager
-def serving() -> Iterator[str]:
+def serving() -> AbstractContextManager[str]:
     """A running server; gives its address."""
-    with subprocess.Popen(
-        [sys.executable, __file__], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        assert process.stdout is not None
-        try:
-            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-        finally:
-            process.kill()
+    return server_process.serving(__file__)
 
 
 def use(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
