@@ -251,6 +251,14 @@ def analysis_table(analysis: "Analysis", sweep: "Sweep", console: Console) -> No
     console.print(spectrum)
 
 
+def snapshots_table(rows: Sequence[Mapping[str, str]], console: Console) -> None:
+    """`pullback snapshots`."""
+    table = table_of("snapshot", "written", "what")
+    for row in rows:
+        table.add_row(row["id"], row["written"], row["message"])
+    console.print(table)
+
+
 def generators_table(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
     """`pullback generators list`."""
     table = table_of("name", "what", ">n", ">image", "weights", "classes")

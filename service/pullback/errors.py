@@ -42,6 +42,10 @@ class StoreError(PullbackError):
     """A sweep's store cannot be opened, belongs to another sweep, or is held by another driver."""
 
 
+class DamagedError(StoreError):
+    """A result that was kept beside a sweep cannot be read; it can be computed again."""
+
+
 class NoSweepError(StoreError):
     """What lies there is something else than a sweep."""
 

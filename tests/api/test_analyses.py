@@ -10,6 +10,7 @@ from served_sweeps import LAYOUT, commit, serving
 
 import pullback
 from pullback.analysis import Analysis, analyze
+from pullback.analysis.kept import save_analysis
 from pullback.api.analyses import Analyses
 from pullback.api.catalog import Catalog
 from pullback.api.client import ServiceError
@@ -112,7 +113,7 @@ def test_an_analysis_that_could_not_be_made_says_why_and_can_be_tried_again(cata
     assert f"the last try failed: {why}" in str(refused)
     assert analyses.make(mine) is False, "it is tried again"
     until_ended(analyses, mine)
-    analyze(mine.sweep, draws=20).save(mine.sweep)
+    save_analysis(analyze(mine.sweep), mine.sweep)
     assert analyses.make(mine) is True
     assert isinstance(analyses.kept(mine), Analysis)
 

@@ -57,7 +57,7 @@ def every_path(app):
 def test_the_paths_of_these_tests_are_all_there_are(guarded):
     _, app, _, _, _ = guarded
     described = {path.replace("{id}", "mine") for path in app.openapi()["paths"]}
-    assert len(described) == 11
+    assert len(described) == 12
     assert described | {"/docs", "/openapi.json"} <= set(every_path(app))
 
 
@@ -102,6 +102,18 @@ def test_a_token_that_may_read_reads_and_one_that_may_submit_does_both(guarded):
     assert (answer.status_code, answer.json()) == (202, {"id": "mine", "cancelling": True})
     assert len(backend.cancelled) == 1
     backend.cancelled.clear()
+
+
+def test_the_head_of_an_answer_is_that_of_the_whole_one(guarded):
+    url, _, tokens, _, audit = guarded
+    with httpx.Client(base_url=url, headers=bearer(tokens["r"]), trust_env=False) as ask:
+        for path in ("/healthz", "/docs", "/v1/sweeps/mine", "/v1/sweeps/mine/spectra?format=npy", "/nowhere"):
+            head, whole = ask.head(path), ask.get(path)
+            assert (head.status_code, head.content) == (whole.status_code, b""), path
+            for name in ("Content-Type", "Content-Length", "ETag"):
+                assert head.headers.get(name) == whole.headers.get(name), (path, name)
+    lines = [json.loads(line) for line in audit.read_text().splitlines()]
+    assert {"HEAD", "GET"} <= {line["method"] for line in lines if line["path"] == "/docs"}
 
 
 def test_the_description_says_that_a_token_is_needed(guarded, service):

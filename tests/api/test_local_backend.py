@@ -13,6 +13,7 @@ from served_sweeps import serving
 
 import pullback
 from pullback.analysis import analyze
+from pullback.analysis.kept import save_analysis
 from pullback.api.backend import LocalBackend
 from pullback.api.client import ServiceError
 from pullback.api.problems import RequestError
@@ -112,8 +113,8 @@ def over_http(folder, job):
     with serving(folder, LocalBackend(), allow_code=True) as (url, _), pullback.Client(url) as client:
         with pytest.raises(ServiceError, match="pullback analyze mine"):
             client.analysis("mine")
-        kept = analyze(open_sweep(folder / "mine"), draws=20)
-        kept.save(open_sweep(folder / "mine"))
+        kept = analyze(open_sweep(folder / "mine"))
+        save_analysis(kept, open_sweep(folder / "mine"))
         assert client.analysis("mine") == kept.to_json()
         first = [commit.id for commit in open_repository(locate(folder / "mine")).ancestry(branch="main")][-2]
         with pytest.raises(ServiceError, match=f"no analysis of snapshot {first} is kept"):

@@ -284,6 +284,15 @@ def test_damaged_data_are_an_error_that_names_no_path_and_no_code(tmp_path):
     assert "Traceback" not in answer.text
 
 
+def test_the_snapshots_that_can_be_asked_for_are_listed(ask, folder):
+    found = ask.get("/v1/sweeps/mine/snapshots").json()["snapshots"]
+    assert [each["message"] for each in found] == ["shards", "plan"]
+    assert found[0]["id"] == open_sweep(folder / "mine").snapshot
+    assert ask.get("/v1/sweeps/mine", params={"snapshot": found[1]["id"]}).json()["samples"]["good"] == 0
+    assert ask.get("/v1/sweeps/mine/snapshots", params={"limit": 1}).json()["snapshots"] == found[:1]
+    assert ask.get("/v1/sweeps/nowhere/snapshots").status_code == 404
+
+
 def test_an_analysis_that_nobody_made_says_how_to(ask):
     answer = ask.get("/v1/sweeps/mine/analysis")
     assert answer.status_code == 404

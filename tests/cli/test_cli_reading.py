@@ -8,8 +8,6 @@ import xarray as xr
 
 from pullback.generators import zoo
 from pullback.generators.weights import manifest
-from pullback.store.location import locate
-from pullback.store.opening import open_repository
 from pullback.store.reader import open_sweep
 from pullback.sweep.control import DriverRecord, forget_record, write_record
 
@@ -130,15 +128,23 @@ def test_analyze_as_a_table_suggests_the_report(done, pullback):
     assert said.code == 0
     assert "Anisotropy" in said.out
     assert "Homogeneity" in said.out
-    assert said.next_commands() == ["pullback report sweeps/mine"]
+    assert said.next_commands() == ["pullback report sweeps/mine --draws 20"]
+    assert pullback("analyze", "sweeps/mine").next_commands() == ["pullback report sweeps/mine"]
 
 
 def test_a_sweep_is_analysed_and_reported_as_it_was_at_a_snapshot(done, pullback):
     last = open_sweep("sweeps/mine").snapshot
-    first = [commit.id for commit in open_repository(locate("sweeps/mine")).ancestry(branch="main")][-2]
+    rows = pullback("snapshots", "sweeps/mine", "--json").json
+    assert (rows[0]["id"], rows[0]["message"]) == (last, "5 of 5 samples")
+    assert last in pullback("snapshots", "sweeps/mine", "--limit", 1).out
+    assert len(pullback("snapshots", "sweeps/mine", "--limit", 1, "--json").json) == 1
+    first = rows[-1]["id"]
+    assert pullback("show", "sweeps/mine", "--snapshot", first, "--json").json["samples"]["good"] == 0
     at_last = pullback("analyze", "sweeps/mine", "--draws", 20, "--snapshot", last)
-    assert at_last.next_commands() == [f"pullback report sweeps/mine --snapshot {last}"]
-    assert pullback("report", "sweeps/mine", "--snapshot", last, "--out", "at.html").code == 0
+    assert at_last.next_commands() == [f"pullback report sweeps/mine --snapshot {last} --draws 20"]
+    report = pullback(*at_last.next_commands()[0].split()[1:], "--out", "at.html")
+    assert report.code == 0
+    assert "homogeneity" not in report.err, "the analysis is that which was kept"
     assert last in (done / "at.html").read_text()
     at_first = pullback("analyze", "sweeps/mine", "--snapshot", first)
     assert (at_first.code, at_first.out) == (1, "")

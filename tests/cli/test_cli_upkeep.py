@@ -114,9 +114,16 @@ def test_earlier_commits_are_forgotten_only_when_asked_for(ran, pullback):
     kept = len(list((SWEEP / "snapshots").iterdir()))
     assert "expired" not in pullback("gc", SWEEP, "--older-than", "0s").out
     assert len(list((SWEEP / "snapshots").iterdir())) == kept
+    first = open_sweep(SWEEP).snapshot
+    assert pullback("analyze", SWEEP).code == 0
+    tear()
+    assert pullback("audit", SWEEP, "--repair").code == 0
+    assert pullback("run", "mine.yaml", "--serial").code == 0
+    assert pullback("analyze", SWEEP).code == 0
     said = pullback("gc", SWEEP, "--older-than", "0s", "--expire", "0s")
     assert said.code == 0
-    assert "earlier commits" in said.out
+    assert "earlier commits, and 1 analyses of such" in said.out
+    assert pullback("show", SWEEP, "--snapshot", first).code == 1
     assert len(list((SWEEP / "snapshots").iterdir())) < kept
     assert numbers().identical(clean)
     assert pullback("run", "mine.yaml", "--serial").code == 0

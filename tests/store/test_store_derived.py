@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pullback.errors import StoreError
+from pullback.errors import DamagedError, StoreError
 from pullback.store import derived
 from pullback.store.derived import derived_place, load_derived, save_derived
 from pullback.store.reader import list_sweeps, open_sweep
@@ -78,7 +78,7 @@ def test_a_flipped_byte_of_a_result_is_reported_not_returned(tmp_path: Path) -> 
     dataset = xr.Dataset({"noise": ("byte", np.frombuffer(noise, np.uint8))})
     path = save_derived(tmp_path / "sweep", "analysis", dataset).path
     flip_byte(path / "noise" / "c" / "0", 200)
-    with pytest.raises(StoreError, match="compute the result again"):
+    with pytest.raises(DamagedError, match="compute the result again"):
         load_derived(tmp_path / "sweep", "analysis")
 
 

@@ -1,8 +1,10 @@
+import re
 from pathlib import Path
 
 import pytest
 
 from pullback.errors import StoreError
+from pullback.store import objects
 from pullback.store.location import Location, locate
 
 
@@ -64,9 +66,18 @@ def test_google_credentials_that_cannot_be_used_are_told_before_they_are(
     if content is not None:
         (tmp_path / "key.json").write_text(content)
     monkeypatch.setenv(name, str(tmp_path / "key.json"))
-    told = f"gs://bucket/sweep cannot be reached: the credentials that {name} names cannot be used .*{why}"
-    with pytest.raises(StoreError, match=told):
-        locate("gs://bucket/sweep").storage()
+    place = locate("gs://bucket/sweep")
+    for use in (lambda: place.storage(), lambda: objects.children(place), lambda: objects.get_object(place)):
+        with pytest.raises(StoreError) as caught:
+            use()
+        told = f"gs://bucket/sweep cannot be reached: the credentials that {name} names cannot be used .*{why}"
+        assert re.fullmatch(f"{told}.*unset it\\.", str(caught.value)), "one line, and told once"
+
+
+def test_an_environment_that_cannot_be_used_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "banana")
+    with pytest.raises(StoreError, match=r's3://bucket/sweep cannot be reached \(.*"banana"'):
+        objects.children(locate("s3://bucket/sweep"))
 
 
 def test_an_address_that_is_no_url_to_a_server_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

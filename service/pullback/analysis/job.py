@@ -1,13 +1,12 @@
-"""The analysis of one sweep: read its good samples, compute every statistic over points, keep the result.
+"""The analysis of one sweep: read its good samples, compute every statistic over points.
 
 The only module of the package that knows a store; it reads a sweep through the few attributes of
 `StoredSweep`.
 
-Invariants: one set of bootstrap multiplicities serves every interval of an analysis; an analysis is kept by the
-snapshot that it was computed from and is never loaded for another; its JSON form is strict (null for a number
-that does not exist).
-Leaves to others: the statistics (`anisotropy`, `homogeneity`, `mean_metric`), the store's layout, and
-drawing.
+Invariants: one set of bootstrap multiplicities serves every interval of an analysis; an analysis names the snapshot
+that it was computed from; its JSON form is strict (null for a number that does not exist).
+Leaves to others: the statistics (`anisotropy`, `homogeneity`, `mean_metric`), keeping the result (`kept`), the store's
+layout, and drawing.
 """
 
 import json
@@ -37,6 +36,9 @@ from pullback.store.schema import CERTIFICATE
 
 if TYPE_CHECKING:
     import xarray as xr
+
+DRAWS = 1000
+"""Bootstrap samples unless told."""
 
 POINTS = 1000
 """Metrics that are compared in pairs unless told: as many as in the paper. Twice as many take four times as long."""
@@ -204,25 +206,6 @@ class Analysis:
             **scalars["bootstrap"],
         )
 
-    def save(self, sweep: StoredSweep) -> None:
-        """Keep the result beside its sweep; it replaces an earlier one of the same snapshot."""
-        from pullback.store.derived import save_derived
-
-        save_derived(sweep.path, _kept_as(self.snapshot), self.to_dataset())
-
-    @classmethod
-    def load(cls, sweep: StoredSweep) -> "Analysis | None":
-        """Return the kept result of the sweep's snapshot, or None where there is none."""
-        from pullback.store.derived import load_derived
-
-        dataset = load_derived(sweep.path, _kept_as(sweep.snapshot))
-        try:
-            if dataset is None or json.loads(dataset.attrs["scalars"])["snapshot"] != sweep.snapshot:
-                return None
-            return cls.from_dataset(dataset)
-        except KeyError:  # of another version of this package
-            return None
-
     def _scalars(self) -> dict[str, Any]:
         """Return every number that is not an array, in the shapes of the JSON form."""
         return {
@@ -250,7 +233,7 @@ class Analysis:
 
 
 def analyze(
-    sweep: StoredSweep, *, draws: int = 1000, seed: int = 0, points: int = POINTS, progress: Progress | None = None
+    sweep: StoredSweep, *, draws: int = DRAWS, seed: int = 0, points: int = POINTS, progress: Progress | None = None
 ) -> Analysis:
     """Compute anisotropy, homogeneity, mean metric and certificate summary of a sweep's good samples.
 
@@ -307,11 +290,6 @@ def analyze(
     )
 
 
-def _kept_as(snapshot: str) -> str:
-    """The name under which the store keeps the analysis of a snapshot beside the sweep."""
-    return f"analysis-{snapshot}"
-
-
 def _too_few(sweep: StoredSweep, samples: int) -> str:
     status = sweep.status()
     message = (
@@ -320,7 +298,9 @@ def _too_few(sweep: StoredSweep, samples: int) -> str:
         f"statistics over points need at least 2."
     )
     if status.pending:
-        return f"{message} Use `pullback run` with its job again: it computes what is pending."
+        return (
+            f"{message} `pullback run` with its job computes more; where this is an earlier snapshot, take a later one."
+        )
     return (
         f"{message} Nothing is pending: see why samples were quarantined with `pullback show`, or raise "
         f"samples.count in the job and use `pullback run` with a new sweep."

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from pullback.analysis import Analysis
+from pullback.analysis.kept import load_analysis
 from pullback.api.catalog import Opened
 from pullback.api.problems import RequestError
 
@@ -36,7 +37,7 @@ class _Made:
     def failure(self) -> str | None:
         """Why there is no analysis, now that it has ended; None where there is one."""
         words = self._words()
-        return None if Analysis.load(self.opened.sweep) is not None else words
+        return None if load_analysis(self.opened.sweep) is not None else words
 
     def _words(self) -> str:
         """The last thing that it said, in one line; closes what it said it to."""
@@ -63,6 +64,7 @@ class Analyses:
         self._lock = threading.Lock()
         self._making: dict[tuple[Path, str], _Made] = {}
         self._failures: dict[tuple[Path, str], str] = {}
+        self._closed = False
 
     def kept(self, opened: Opened) -> Analysis:
         """The analysis of a sweep's snapshot.
@@ -73,7 +75,7 @@ class Analyses:
         with self._lock:
             self._look()
             in_making, failure = _key(opened) in self._making, self._failures.get(_key(opened))
-        analysis = Analysis.load(opened.sweep)  # looked for last: it may have come this moment
+        analysis = load_analysis(opened.sweep)  # looked for last: it may have come this moment
         if analysis is not None:
             return analysis
         snapshot = opened.sweep.snapshot
@@ -82,10 +84,11 @@ class Analyses:
                 404, f"the analysis of snapshot {snapshot} is being made; ask again in a moment", {"Retry-After": "2"}
             )
         why = "" if failure is None else f" (the last try failed: {failure})"
+        here = f"POST /v1/sweeps/{opened.id}/analysis makes one, or, in" if _may_keep(opened) else "one is made in"
         raise RequestError(
             404,
-            f"no analysis of snapshot {snapshot} is kept{why}; POST /v1/sweeps/{opened.id}/analysis makes one, or, in "
-            f"the folder that is served: pullback analyze {opened.id}",
+            f"no analysis of snapshot {snapshot} is kept{why}; {here} the folder that is served: "
+            f"pullback analyze {opened.id}",
         )
 
     def make(self, opened: Opened) -> bool:
@@ -95,14 +98,14 @@ class Analyses:
             RequestError: (409) it cannot be kept, or there are fewer than two samples to compare; (503) enough are
                 being made.
         """
-        if Analysis.load(opened.sweep) is not None:
+        if load_analysis(opened.sweep) is not None:
             return True
-        good, folder = opened.sweep.status().good, opened.sweep.path.parent
+        good = opened.sweep.status().good
         if good < 2:
             raise RequestError(
                 409, f"{opened.id} has {good} good samples at this snapshot; an analysis needs 2 at least"
             )
-        if not os.access(folder, os.W_OK):
+        if not _may_keep(opened):
             raise RequestError(409, "the service may not write beside its sweeps, so analyses are made elsewhere")
         with self._lock:
             self._look()
@@ -113,6 +116,7 @@ class Analyses:
     def close(self) -> None:
         """End what is being made; it can be asked for again."""
         with self._lock:
+            self._closed = True
             for made in self._making.values():
                 made.process.terminate()
             for made in self._making.values():
@@ -125,6 +129,8 @@ class Analyses:
             self._making.clear()
 
     def _start(self, opened: Opened) -> None:
+        if self._closed:
+            raise RequestError(503, "the service is about to end; nothing was started. Ask again when it runs")
         if len(self._making) >= self._at_once:
             raise RequestError(
                 503,
@@ -157,6 +163,11 @@ class Analyses:
                 self._failures[key] = failure
             while len(self._failures) > _KEPT_FAILURES:
                 del self._failures[next(iter(self._failures))]
+
+
+def _may_keep(opened: Opened) -> bool:
+    """Whether the service may write beside a sweep."""
+    return os.access(opened.sweep.path.parent, os.W_OK)
 
 
 def _key(opened: Opened) -> tuple[Path, str]:

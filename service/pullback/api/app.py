@@ -30,7 +30,8 @@ from pullback.yaml_reader import MAX_BYTES
 _DESCRIPTION = """Sweeps of metrics of image generators: submit them, follow them, read what they found.
 
 Results are read at a snapshot. An answer names its own in the header `Pullback-Snapshot`; pass it as `snapshot` to
-get the same answer for ever. The analysis of a snapshot is made when it is asked for (POST) and kept."""
+get the same answer for ever (a report gains its images when it is drawn). The analysis of a snapshot is made when it is
+asked for (POST), once, and kept."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from pullback.api.problems import RequestError
 from pullback.cluster import jobs
-from pullback.errors import SpecError, StoreError
+from pullback.errors import SpecError, StoreError, SweepError
 from pullback.spec import JobSpec, load_job
 from pullback.store.folders import is_vacant
 from pullback.store.reader import open_sweep
@@ -94,7 +94,7 @@ class LocalBackend:
                 )
             if state != "done" and state not in AT_WORK:
                 self._make_room(job.store_path.parent)
-                background.start(job, self._command)
+                self._start(job)
         return Submission(job.name, created)
 
     def state(self, path: Path, look: Look = see) -> SweepState:
@@ -105,6 +105,19 @@ class LocalBackend:
         workers, here = job.resources.workers, usable_cores()
         if workers != "auto" and workers > here:
             raise SpecError([f"resources.workers: this service computes with {here} at most; leave the key out"])
+
+    def _start(self, job: JobSpec) -> None:
+        try:
+            background.start(job, self._command)
+        except SweepError as error:
+            if not isinstance(error.__cause__, OSError):
+                raise RequestError(409, str(error)) from error
+            why = error.__cause__.strerror or error.__cause__  # what else it says is for those at this machine
+            raise RequestError(
+                503,
+                f"the service could not start a driver for {job.name} ({why}); nothing was changed. Tell whoever runs "
+                "the service",
+            ) from error
 
     def _make_room(self, folder: Path) -> None:
         """Raise RequestError where as many jobs are at work as may be."""

@@ -3,7 +3,7 @@
 import io
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -113,6 +113,11 @@ class Client:
         """What a sweep is, and what made it."""
         return self._json("GET", _path(id), params=_given(snapshot=snapshot))
 
+    def snapshots(self, id: str, limit: int = 100) -> Sequence[dict[str, Any]]:
+        """A sweep's last snapshots, the newest first: `id`, `written` and `message` of each."""
+        content = self._json("GET", _path(id, "snapshots"), params={"limit": str(limit)})
+        return tuple(content["snapshots"])
+
     def status(self, id: str) -> dict[str, Any]:
         """Where a sweep is: `state`, `planned`, `good`, `quarantined`, `pending`, `message` and more."""
         return self._json("GET", _path(id, "status"))
@@ -219,10 +224,13 @@ class Client:
             ServiceError: also where it cannot be made, or when the time is over; it may be made still then.
         """
         end = None if timeout is None else time.monotonic() + timeout
-        asked = self._json("POST", _path(id, "analysis"), params=_given(snapshot=snapshot))["snapshot"]
+        started = False
         while True:
             try:
-                return self.analysis(id, asked)
+                if not started:
+                    asked = self._json("POST", _path(id, "analysis"), params=_given(snapshot=snapshot))
+                    snapshot, started = asked["snapshot"], True
+                return self.analysis(id, snapshot)
             except ServiceError as error:
                 if not error.again:
                     raise

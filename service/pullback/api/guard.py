@@ -66,6 +66,8 @@ class Guard:
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         came, started = datetime.now(UTC), time.perf_counter()
         status, caller = _LEFT, ""
+        # the server leaves the content out of the answer to a HEAD; all else is as for a GET
+        routed = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -81,10 +83,15 @@ class Guard:
                 caller = self._caller(scope)
                 body = await self._body(scope, receive)
                 if body is not None:
-                    await self._app(scope, _replay(body, receive), sending)
+                    await self._app(routed, _replay(body, receive), sending)
             except _RefusedError as refused:
                 caller = refused.caller
                 await error_answer(refused.status, str(refused), **refused.headers)(scope, receive, sending)
+            except asyncio.CancelledError:  # the server waits no longer; nothing comes after this
+                if status != _LEFT:
+                    raise
+                message = "the service is about to end; what was asked for may be done still. Ask again when it runs"
+                await error_answer(503, message, retry_after="10")(scope, receive, sending)
             except Exception:
                 if status != _LEFT:  # the answer has begun: it can only be broken off
                     raise
@@ -93,7 +100,7 @@ class Guard:
                 await error_answer(500, message)(scope, receive, sending)
         finally:
             milliseconds = round((time.perf_counter() - started) * 1000, 1)
-            route = getattr(scope.get("route"), "path", "other")
+            route = getattr(routed.get("route"), "path", "other")
             line = Request(
                 came.isoformat(timespec="milliseconds"), caller, scope["method"], scope["path"], status, milliseconds
             )

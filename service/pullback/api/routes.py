@@ -11,6 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.types import Receive, Scope, Send
 
 import pullback
 from pullback.api.analyses import Analyses
@@ -25,7 +26,8 @@ from pullback.api.problems import RequestError
 from pullback.api.selection import At, EigenvectorsQuery, Pieces, SpectraQuery, eigenvectors, spectra
 from pullback.api.tables import MEDIA, Table
 from pullback.errors import StoreError
-from pullback.sweep.control import WITHOUT_STORE, DriverRecord
+from pullback.store.reader import history
+from pullback.sweep.control import AT_WORK, WITHOUT_STORE, DriverRecord
 
 _JSON = "application/json"
 _NO_SCRIPTS = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox"
@@ -52,6 +54,14 @@ class ListQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     after: str = Field("", max_length=100, description="The `next` of the page before.")
+    limit: int = Field(100, ge=1, le=1000)
+
+
+class SnapshotsQuery(BaseModel):
+    """How many of the last snapshots."""
+
+    model_config = ConfigDict(extra="forbid")
+
     limit: int = Field(100, ge=1, le=1000)
 
 
@@ -127,14 +137,15 @@ class Service:
             if self.catalog.has(id):
                 raise
             raise RequestError(404, str(error)) from None
-        driver = found.driver or DriverRecord("submitted")
+        known = found.driver or DriverRecord("submitted")
+        driver = known if found.state in AT_WORK else DriverRecord("submitted")  # of one that ended nothing is at work
         return {
             "id": id,
             "state": found.state,
             **{name: getattr(found, name) for name in ("planned", "good", "quarantined", "pending")},
             "message": self.catalog.without_paths(found.message),
             "snapshot": found.snapshot,
-            "updated": driver.updated,
+            "updated": known.updated,
             "shards": dict(driver.shards),
             "workers": dict(driver.workers),
             "samples_per_second": driver.samples_per_second,
@@ -189,25 +200,34 @@ class Service:
         await self.threads.run(lambda: read_page(self.journal(id), offset, 1))  # a wrong offset is told at once
         if self.followers <= 0:
             raise RequestError(503, "too many follow already; ask without follow", {"Retry-After": "5"})
+        self.followers -= 1  # in the same step: others are asking meanwhile
+        lines = follow(
+            lambda: self.journal(id),
+            lambda: self.state(id),
+            offset,
+            self.threads,
+            self.poll_seconds,
+            lambda: self.closing,
+            self.catalog.without_paths,
+        )
+        return _Stream(lines, self._leave)
 
-        async def events() -> AsyncIterator[bytes]:
-            self.followers -= 1
-            try:
-                lines = follow(
-                    lambda: self.journal(id),
-                    lambda: self.state(id),
-                    offset,
-                    self.threads,
-                    self.poll_seconds,
-                    lambda: self.closing,
-                    self.catalog.without_paths,
-                )
-                async for piece in lines:
-                    yield piece
-            finally:
-                self.followers += 1
+    def _leave(self) -> None:
+        self.followers += 1
 
-        return StreamingResponse(events(), media_type="text/event-stream")
+
+class _Stream(StreamingResponse):
+    """A stream of events that says when it has ended, however it does, even before it began."""
+
+    def __init__(self, events: AsyncIterator[bytes], ended: Callable[[], None]) -> None:
+        super().__init__(events, media_type="text/event-stream")
+        self._ended = ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._ended()
 
 
 def routes(service: Service) -> APIRouter:
@@ -262,6 +282,17 @@ def routes(service: Service) -> APIRouter:
     async def sweep(request: Request, id: str, query: Annotated[At, Query()]) -> Response:
         """What a sweep is, what made it, and how far it was at the snapshot."""
         return await service.at_snapshot(request, id, query, lambda opened: _json(service.details(opened)), _JSON)
+
+    @router.get("/v1/sweeps/{id}/snapshots", tags=["sweeps"])
+    async def snapshots(request: Request, id: str, query: Annotated[SnapshotsQuery, Query()]) -> Response:
+        """The snapshots that can be asked for, the last one first."""
+
+        def read() -> Response:
+            opened = service.catalog.open(id)
+            content = {"id": id, "snapshots": [each.as_dict() for each in history(opened.sweep.path, query.limit)]}
+            return _tagged(request, _json(content), _JSON)
+
+        return await service.threads.run(read, "ask for fewer at once, with limit")
 
     @router.get("/v1/sweeps/{id}/status", tags=["sweeps"])
     async def status(request: Request, id: str) -> Response:

@@ -28,7 +28,7 @@ class _Server(uvicorn.Server):
         self._app = app
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """End on a signal; a second one changes nothing. What is being read is waited for, a minute at most."""
+        """End on a signal; a second one changes nothing. Answers under way have some seconds; others get a 503."""
         if not self.should_exit:
             super().handle_exit(sig, frame)
 

@@ -46,7 +46,7 @@ SweepPath = Annotated[
 Snapshot = Annotated[
     str | None,
     typer.Option(
-        help="As the sweep was at this snapshot, which `pullback show` or an answer named; by default as it is now.",
+        help="As the sweep was at this snapshot, one of `pullback snapshots`; by default as it is now.",
         show_default=False,
     ),
 ]

@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+Draws = Annotated[int, typer.Option(min=10, help="Bootstrap samples behind each interval.")]
+Points = Annotated[
+    int, typer.Option(min=2, help="Metrics that are compared in pairs at most; the rest is of all samples.")
+]
+
 
 @app.command()
 def plan(job: Job, as_json: AsJson = False) -> None:
@@ -127,10 +132,23 @@ def _without_store(folder: str, listed: Container[str]) -> list[dict[str, Any]]:
 
 
 @app.command()
-def show(sweep: SweepPath, as_json: AsJson = False) -> None:
+def show(sweep: SweepPath, snapshot: Snapshot = None, as_json: AsJson = False) -> None:
     """Show one sweep: how far it is, and what it was computed from."""
-    content = _told(open_at(sweep))
+    content = _told(open_at(sweep, snapshot))
     print_json(content) if as_json else display.sweep_table(content, display.out())
+
+
+@app.command()
+def snapshots(
+    sweep: SweepPath,
+    most: Annotated[int, typer.Option("--limit", min=1, help="How many at most.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List a sweep's snapshots, the last one first: what `--snapshot` takes."""
+    from pullback.store.reader import history
+
+    rows = [commit.as_dict() for commit in history(sweep, most)]
+    print_json(rows) if as_json else display.snapshots_table(rows, display.out())
 
 
 def _told(sweep: "Sweep") -> dict[str, Any]:
@@ -155,10 +173,8 @@ def export(
 def analyze(
     sweep: SweepPath,
     snapshot: Snapshot = None,
-    draws: Annotated[int, typer.Option(min=10, help="Bootstrap samples behind each interval.")] = 1000,
-    points: Annotated[
-        int, typer.Option(min=2, help="Metrics that are compared in pairs at most; the rest is of all samples.")
-    ] = 1000,
+    draws: Draws = 1000,
+    points: Points = 1000,
     as_json: AsJson = False,
 ) -> None:
     """Compute anisotropy, homogeneity and the mean metric of a sweep, and keep them beside it."""
@@ -168,8 +184,9 @@ def analyze(
         print_json(analysis.to_json())
     else:
         display.analysis_table(analysis, opened, display.out())
-        at = "" if snapshot is None else f" --snapshot {snapshot}"
-        err.print(f"next: pullback report {shown(sweep)}{at}")
+        given = {"--snapshot": (snapshot, None), "--draws": (draws, 1000), "--points": (points, 1000)}
+        how = "".join(f" {option} {value}" for option, (value, usual) in given.items() if value != usual)
+        err.print(f"next: pullback report {shown(sweep)}{how}")
 
 
 @app.command()
@@ -177,15 +194,17 @@ def report(
     sweep: SweepPath,
     out: Annotated[Path | None, typer.Option(help="The HTML file; by default SWEEP.report.html.")] = None,
     snapshot: Snapshot = None,
+    draws: Draws = 1000,
+    points: Points = 1000,
 ) -> None:
     """Write a sweep's report: one self-contained HTML file with figures and image strips."""
-    from pullback.analysis import Analysis
+    from pullback.analysis.kept import load_analysis
     from pullback.report import write_report
 
     opened = open_at(sweep, snapshot)
     if out is None and not opened.location.is_local:
         raise StoreError(f"{opened.location} is in an object store, and a report is a file: add --out report.html")
-    analysis = Analysis.load(opened) or _analyze(opened)
+    analysis = load_analysis(opened, draws=draws, points=points) or _analyze(opened, draws, points)
     target = out if out is not None else opened.path.with_name(f"{opened.path.name}.report.html")
     with progress.waiting(err, "walking along the axes and drawing"):
         missing = write_report(opened, analysis, target)
@@ -194,13 +213,14 @@ def report(
     err.print(f"the report is {escape(str(target))}")
 
 
-def _analyze(sweep: "Sweep", draws: int = 1000, points: int = 1000) -> "Analysis":
+def _analyze(sweep: "Sweep", draws: int, points: int) -> "Analysis":
     from pullback.analysis import analyze as compute
+    from pullback.analysis.kept import save_analysis
 
     with progress.counting(err, "homogeneity") as count:
         analysis = compute(sweep, draws=draws, points=points, progress=count)
     try:
-        analysis.save(sweep)
+        save_analysis(analysis, sweep)
     except StoreError as error:  # a sweep in a folder of someone else's can still be looked at
         err.print(f"[yellow]the analysis is not kept beside the sweep:[/] {escape(str(error))}")
     return analysis

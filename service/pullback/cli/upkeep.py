@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -83,18 +83,23 @@ def gc(
     as_json: AsJson = False,
 ) -> None:
     """Remove what killed workers left in a sweep's storage. No result is touched."""
+    from pullback.analysis.kept import forget_analyses
     from pullback.store.upkeep import collect_garbage
 
+    analyses, now = 0, datetime.now(UTC)
     with progress.waiting(err, "looking for what nothing refers to"):
         garbage = collect_garbage(sweep, older_than, expire, dry_run)
+        if expire is not None:
+            analyses = forget_analyses(sweep, now - expire, dry_run)
     if as_json:
-        print_json({**garbage.as_dict(), "dry_run": dry_run})
+        print_json({**garbage.as_dict(), "analyses": analyses, "dry_run": dry_run})
         return
     word = "would remove" if dry_run else "removed"
     removed = f"{garbage.chunks} chunks, {garbage.manifests} manifests and {garbage.snapshots} snapshots"
     display.out().print(f"{word} {removed}: {display.size(garbage.bytes)}")
     if expire is not None:
-        display.out().print(f"{'would expire' if dry_run else 'expired'} {garbage.expired} earlier commits")
+        what = f"{garbage.expired} earlier commits, and {analyses} analyses of such"
+        display.out().print(f"{'would expire' if dry_run else 'expired'} {what}")
 
 
 def _audit_dict(found: "Audit", repaired: bool) -> dict[str, Any]:

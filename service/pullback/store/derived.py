@@ -6,26 +6,29 @@ mean is up to the analysis that makes them.
 """
 
 import re
+import shutil
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import icechunk
 
-from pullback.errors import StoreError
+from pullback.errors import DamagedError, StoreError
 from pullback.store.folders import whole_folder
 from pullback.store.location import Location, locate
+from pullback.store.objects import children, remove_tree
 from pullback.store.opening import BRANCH, cause, commit_on_tip, is_free, open_repository
 
 if TYPE_CHECKING:
     import xarray as xr
 
 _ATTEMPTS = 5
+_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 
 
 def derived_place(sweep: Location | Path | str, name: str) -> Location:
     """Where the result `name` of a sweep is kept; raises ValueError for a name unfit for a file."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+    if not re.fullmatch(_NAME, name):
         raise ValueError(f"a result's name is made of letters, digits, _ and -, not {name!r}")
     place = locate(sweep)
     return place.sibling(f"{place.name}.{name}.zarr")
@@ -62,7 +65,8 @@ def load_derived(sweep: Location | Path | str, name: str) -> "xr.Dataset | None"
     """A kept result, wholly in memory; None where there is none.
 
     Raises:
-        StoreError: it is damaged, or an object store does not answer.
+        DamagedError: it cannot be read.
+        StoreError: an object store does not answer.
     """
     place = derived_place(sweep, name)
     if place.is_local:
@@ -73,6 +77,32 @@ def load_derived(sweep: Location | Path | str, name: str) -> "xr.Dataset | None"
         return _read(open_repository(place).readonly_session(BRANCH).store)
     except Exception as error:  # see `opening.read`
         raise _damaged(place, error) from error
+
+
+def derived_names(sweep: Location | Path | str) -> list[str]:
+    """The names of all that is kept beside a sweep; raises StoreError where an object store does not answer."""
+    place = locate(sweep)
+    pattern = rf"{re.escape(place.name)}\.({_NAME})\.zarr"
+    found = (re.fullmatch(pattern, other.name) for other in children(place.parent))
+    return [each[1] for each in found if each is not None]
+
+
+def remove_derived(sweep: Location | Path | str, name: str) -> None:
+    """Remove a kept result, if it is there.
+
+    Raises:
+        StoreError: it cannot be removed.
+    """
+    place = derived_place(sweep, name)
+    if not place.is_local:
+        remove_tree(place)
+        return
+    try:
+        shutil.rmtree(place.path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StoreError(f"{place} cannot be removed ({error.strerror}); the sweep is not touched.") from error
 
 
 def _load_folder(path: Path) -> "xr.Dataset | None":
@@ -112,10 +142,10 @@ def _read(store: Any) -> "xr.Dataset":
     return dataset
 
 
-def _damaged(place: Location, error: BaseException) -> StoreError:
-    return StoreError(
+def _damaged(place: Location, error: BaseException) -> DamagedError:
+    return DamagedError(
         f"{place} cannot be read: it is damaged ({cause(error)}). The sweep itself is not touched: "
-        "remove that folder and compute the result again."
+        "compute the result again, which replaces it."
     )
 
 

@@ -55,6 +55,11 @@ class Location:
         """The last part of the address."""
         return self.path.name
 
+    @property
+    def parent(self) -> "Location":
+        """The folder, prefix or bucket that it lies in."""
+        return Location(self.path.parent, self.scheme, self.bucket, "/".join(self.prefix.split("/")[:-1]))
+
     def sibling(self, name: str) -> "Location":
         """The place of this name beside this one."""
         prefix = "/".join([*self.prefix.split("/")[:-1], name]) if self.prefix else ""
@@ -74,7 +79,7 @@ class Location:
             # Absolute, because a fork carries the path to workers that may stand in another folder.
             return icechunk.local_filesystem_storage(str(self.path.resolve()))
         if self.scheme == "gs":
-            _check_google_credentials(self)
+            check_google_credentials(self)
             return icechunk.gcs_storage(bucket=self.bucket, prefix=self.prefix, from_env=True)
         endpoint, region = s3_endpoint(self), s3_region()
         return icechunk.s3_storage(
@@ -140,8 +145,12 @@ def _named_endpoint() -> str | None:
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
 
 
-def _check_google_credentials(location: Location) -> None:
-    """Make sure that credentials are fit for use: Icechunk ends in a panic where they are not, obstore in an error."""
+def check_google_credentials(location: Location) -> None:
+    """Make sure that credentials are fit for use: Icechunk ends in a panic where they are not, obstore in an error.
+
+    Raises:
+        StoreError: they are not.
+    """
     from obstore.store import GCSStore
 
     try:

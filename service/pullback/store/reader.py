@@ -7,6 +7,7 @@ the mean metric are left to the analysis package.
 import logging
 from collections.abc import Container
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,9 @@ from pullback.store.folders import local_path, whole_folder
 from pullback.store.location import Location, locate
 from pullback.store.objects import children
 from pullback.store.opening import (
+    BRANCH,
     array_of,
+    cause,
     damaged,
     has_chunk,
     is_repository,
@@ -256,6 +259,47 @@ def open_sweep(address: Location | Path | str, snapshot: str | None = None) -> S
     repository = open_repository(location)
     session = read_session(repository, location, snapshot)
     return Sweep(location, session, root_group(session, location))
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One of a sweep's snapshots.
+
+    Attributes:
+        id: what `open_sweep` takes as `snapshot`.
+        written: when.
+        message: what it brought.
+    """
+
+    id: str
+    written: datetime
+    message: str
+
+    def as_dict(self) -> dict[str, str]:
+        """Ready for JSON."""
+        return {"id": self.id, "written": self.written.isoformat(timespec="seconds"), "message": self.message}
+
+
+def history(address: Location | Path | str, most: int | None = None) -> list[Commit]:
+    """The snapshots of a sweep that can be opened, the last one first; at most so many.
+
+    Raises:
+        StoreError: there is no sweep there, or it cannot be read.
+    """
+    location = locate(address)
+    repository = open_repository(location)
+    commits: list[Commit] = []
+    try:
+        for ancestor in repository.ancestry(branch=BRANCH):
+            if ancestor.parent_id is None or len(commits) == most:  # the first one is of an empty repository
+                break
+            commits.append(Commit(ancestor.id, ancestor.written_at, ancestor.message))
+    except icechunk.IcechunkError as error:
+        raise StoreError(
+            f"the history of {location} cannot be read ({cause(error)}); it was left as it is. "
+            "The sweep as it is now may still be: leave the snapshot out."
+        ) from error
+    return commits
 
 
 def list_sweeps(folder: Location | Path | str) -> list[Sweep]:
