@@ -134,7 +134,41 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_starte
     refused = refusal(analyses.make, mine)
     assert refused.status == 409
     assert "may not write" in str(refused)
+    advice = str(refusal(analyses.kept, mine))
+    assert "POST" not in advice
+    assert "pullback analyze mine" in advice
     assert not analyses._making
+
+
+def test_a_client_waits_for_its_turn(tmp_path):
+    first = commit(create(tmp_path / "mine", LAYOUT, {"name": "mine"}), 0)
+    commit(SweepStore.open(tmp_path / "mine"), 1)
+    with serving(tmp_path) as (url, app), pullback.Client(url) as client:
+        usual = app.state.service.analyses._command
+        app.state.service.analyses._command = (sys.executable, "-c", "import time; time.sleep(1.5)")
+        assert httpx.post(f"{url}/v1/sweeps/mine/analysis", trust_env=False).status_code == 202
+        app.state.service.analyses._command = usual
+        assert client.analyze("mine", snapshot=first, poll=0.1, timeout=120)["snapshot"] == first
+
+
+def test_a_service_that_ends_starts_nothing_more(catalog, made_by):
+    analyses = made_by(SLEEP)
+    analyses.close()
+    refused = refusal(analyses.make, catalog.open("mine"))
+    assert refused.status == 503
+    assert "about to end" in str(refused)
+    assert not analyses._making
+
+
+def test_a_damaged_analysis_is_made_again(catalog, made_by):
+    mine = catalog.open("mine")
+    save_analysis(analyze(mine.sweep), mine.sweep)
+    analyses = made_by(SLEEP)
+    assert analyses.make(mine) is True
+    (kept,) = catalog.folder.glob("mine.analysis-*.zarr")
+    (kept / "zarr.json").write_text("garbage")
+    assert analyses.make(mine) is False
+    assert "is being made" in str(refusal(analyses.kept, mine))
 
 
 def test_a_client_that_waits_long_enough_says_so(catalog):

@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 import threading
+import time
 
 import httpx
 import numpy as np
@@ -12,11 +13,12 @@ from served_sweeps import LAYOUT, FakeBackend, commit, record_of, serving
 
 import pullback
 from pullback.api import journal as journal_module
+from pullback.api import server
 from pullback.api.client import ServiceError
 from pullback.api.problems import RequestError
 from pullback.api.tokens import TokenFile, add_token
 from pullback.store.repository import create
-from pullback.sweep.control import SweepState
+from pullback.sweep.control import DriverRecord, SweepState
 
 JOB = {"name": "small", "generator": "dcgan-faces", "distance": "mse", "samples": {"count": 5}}
 
@@ -210,6 +212,40 @@ def test_a_stream_ends_with_the_service_and_says_so(tmp_path):
         next(stream)
 
 
+def test_a_request_that_the_end_of_the_service_overtakes_is_answered(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(server, "_GOODBYE_SECONDS", 1)
+    begun, answers = threading.Event(), []
+    with serving(tmp_path, audit=tmp_path / "audit.jsonl") as (url, app):
+
+        def slow():
+            begun.set()
+            time.sleep(3)
+            return []
+
+        app.state.service.catalog.ids = slow
+        asking = threading.Thread(
+            target=lambda: answers.append(httpx.get(f"{url}/v1/sweeps", trust_env=False, timeout=30))
+        )
+        asking.start()
+        assert begun.wait(30)
+    asking.join(30)
+    assert answers[0].status_code == 503
+    assert "the service is about to end" in answers[0].json()["error"]
+    assert json.loads((tmp_path / "audit.jsonl").read_text().splitlines()[-1])["status"] == 503
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize(("state", "at_work"), [("running", True), ("cancelled", False), ("stopped", False)])
+def test_of_a_run_that_ended_nothing_is_at_work(tmp_path, state, at_work):
+    create(tmp_path / "mine", LAYOUT, {"name": "mine"})
+    driver = DriverRecord("running", updated=7.0, shards={"running": 2}, workers={"ready": 1}, samples_per_second=3.0)
+    backend = FakeBackend(states={"mine": SweepState(state, "mine", driver=driver)})
+    with serving(tmp_path, backend) as (url, _), pullback.Client(url) as client:
+        told = client.status("mine")
+    assert (told["state"], told["updated"]) == (state, 7.0)
+    assert bool(told["shards"]) is bool(told["workers"]) is bool(told["samples_per_second"]) is at_work
+
+
 def test_a_stream_goes_on_where_it_was_broken_off(live):
     folder, backend, client = live
     write(folder, "one", "two")
@@ -234,6 +270,31 @@ def test_only_so_many_follow_at_once(tmp_path):
             next(client.events("mine", follow=True))
         backend.states["mine"] = SweepState("done", "mine")
         assert list(stream) == []
+
+
+def test_of_many_who_would_follow_at_the_same_moment_only_so_many_do(tmp_path):
+    create(tmp_path / "mine", LAYOUT, {"name": "mine"})
+    backend = FakeBackend(states={"mine": SweepState("running", "mine")})
+    write(tmp_path, "one")
+
+    async def ask(many, url):
+        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=60) as client:
+
+            async def status():
+                async with client.stream("GET", "/v1/sweeps/mine/events", params={"follow": True}) as answer:
+                    answered.append(answer.status_code)
+                    if answered.count(503) == many - 3:
+                        backend.states["mine"] = SweepState("done", "mine")  # lets the others end
+                    async for _ in answer.aiter_bytes():
+                        pass
+
+            answered = []
+            await asyncio.gather(*(status() for _ in range(many)))
+            return sorted(answered)
+
+    with serving(tmp_path, backend, followers=3, poll_seconds=0.01) as (url, app):
+        assert asyncio.run(ask(12, url)) == [200] * 3 + [503] * 9
+        assert app.state.service.followers == 3, "all have left"
 
 
 def test_what_is_not_there_is_told(client):

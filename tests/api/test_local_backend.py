@@ -22,6 +22,7 @@ from pullback.spec import JobSpec
 from pullback.store.location import locate
 from pullback.store.opening import open_repository
 from pullback.store.reader import open_sweep
+from pullback.sweep import background
 from pullback.sweep.control import DriverRecord, read_record, write_record
 
 JOB = {
@@ -177,6 +178,20 @@ def test_no_more_jobs_are_at_work_than_the_service_runs_at_once(backend, tmp_pat
     write_record(folder / "c", replace(running, life="done"))
     assert backend.submit(job_of(folder)).created, "there is room for one again"
     assert ended(backend, folder / "mine").state == "done"
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_without_advice_for_this_machine(backend, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(30, "Read-only file system", str(tmp_path))
+
+    monkeypatch.setattr(background, "_start", full)
+    with pytest.raises(RequestError) as caught:
+        backend.submit(job_of(tmp_path))
+    assert caught.value.status == 503
+    assert str(caught.value) == (
+        "the service could not start a driver for mine (Read-only file system); nothing was changed. "
+        "Tell whoever runs the service"
+    )
 
 
 def test_a_job_asks_for_no_more_workers_than_there_are_cores(backend, tmp_path):
