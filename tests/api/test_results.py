@@ -15,9 +15,12 @@ import pytest
 import xarray as xr
 from served_sweeps import LAYOUT, commit, record_of, serving
 
-from pullback.api import tables
+from pullback.analysis import analyze
+from pullback.analysis.kept import save_analysis
+from pullback.api import answers, tables
 from pullback.api.backend import LocalBackend
 from pullback.api.jobs import read_job
+from pullback.store.derived import derived_names, remove_derived
 from pullback.store.reader import open_sweep
 from pullback.store.repository import create
 from pullback.sweep.control import DriverRecord, write_record
@@ -327,6 +330,61 @@ def test_the_description_says_how_failures_are_answered(ask):
             assert {code for code in operation["responses"] if code >= "4"} == {"4XX", "5XX"}
     answer = ask.get("/v1/sweeps/mine/spectra", params={"limit": "x"})
     assert (answer.status_code, set(answer.json())) == (422, set(failed))
+
+
+ROUTES = {
+    "/healthz": "/healthz",
+    "/metrics": "/metrics",
+    "/v1/sweeps": "/v1/sweeps",
+    "/v1/sweeps/{id}": "/v1/sweeps/mine",
+    "/v1/sweeps/{id}/snapshots": "/v1/sweeps/mine/snapshots",
+    "/v1/sweeps/{id}/status": "/v1/sweeps/mine/status",
+    "/v1/sweeps/{id}/events": "/v1/sweeps/mine/events",
+    "/v1/sweeps/{id}/spectra": "/v1/sweeps/mine/spectra?quarantined=true",
+    "/v1/sweeps/{id}/eigenvectors": "/v1/sweeps/mine/eigenvectors?sample=1&quarantined=true",
+    "/v1/sweeps/{id}/analysis": "/v1/sweeps/mine/analysis",
+    "/v1/sweeps/{id}/report": "/v1/sweeps/mine/report",
+}
+
+
+@pytest.fixture
+def analysed(folder):
+    """The sweep `mine` with an analysis and a report, for a test."""
+    sweep, report = open_sweep(folder / "mine"), folder / "mine.report.html"
+    save_analysis(analyze(sweep), sweep)
+    report.write_text(f"<p>{sweep.snapshot}</p>")
+    yield
+    report.unlink()
+    for name in derived_names(folder / "mine"):
+        remove_derived(folder / "mine", name)
+
+
+def test_answers_are_what_the_description_says(ask, analysed):
+    described = ask.get("/openapi.json").json()
+    reading = {path: methods["get"] for path, methods in described["paths"].items() if "get" in methods}
+    assert reading.keys() == ROUTES.keys()
+    for path, asked in ROUTES.items():
+        answer, said = ask.get(asked), reading[path]["responses"]["200"]
+        media = answer.headers["Content-Type"]
+        assert answer.status_code == 200, (path, answer.text)
+        assert media in said["content"], path
+        assert said.get("headers", {}).keys() >= {
+            name for name in ("ETag", "Pullback-Snapshot", "Pullback-Next-Offset") if name in answer.headers
+        }, path
+        assert ("ETag" in answer.headers) is ("304" in reading[path]["responses"]), path
+        if media == "application/json":
+            schema = said["content"][media]["schema"]["$ref"].rpartition("/")[2]
+            getattr(answers, schema).model_validate_json(answer.content)
+    for path, model in (("cancel", answers.Cancelled), ("analysis", answers.AnalysisAsked)):
+        answer, said = ask.post(f"/v1/sweeps/mine/{path}"), described["paths"][f"/v1/sweeps/{{id}}/{path}"]["post"]
+        assert (
+            f"/{model.__name__}"
+            in said["responses"][str(answer.status_code)]["content"]["application/json"]["schema"]["$ref"]
+        )
+        model.model_validate_json(answer.content)
+    for form in ("npy", "arrow", "zarr"):
+        media = ask.get("/v1/sweeps/mine/spectra", params={"format": form}).headers["Content-Type"]
+        assert media in reading["/v1/sweeps/{id}/spectra"]["responses"]["200"]["content"]
 
 
 def test_the_job_that_the_description_shows_is_one(ask):

@@ -22,7 +22,8 @@ from pullback.api.guard import Guard
 from pullback.api.limits import Threads
 from pullback.api.observe import Observer
 from pullback.api.problems import ERRORS, answer_errors
-from pullback.api.routes import Service, routes
+from pullback.api.routes import routes
+from pullback.api.service import Service
 from pullback.api.sweep_metrics import SweepCollector
 from pullback.api.tokens import TokenFile
 from pullback.yaml_reader import MAX_BYTES
