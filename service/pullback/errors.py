@@ -83,3 +83,15 @@ class DeviceError(PullbackError):
 
 class WorkCancelledError(PullbackError):
     """Work was given up because it was asked to be; nothing is wrong."""
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether an error came of a Ctrl-C: torch, broken off amid its own bookkeeping, raises errors of that."""
+    chain: list[BaseException | None] = [error]
+    while chain:
+        link = chain.pop()
+        if isinstance(link, KeyboardInterrupt):
+            return True
+        if link is not None:
+            chain += [link.__cause__, link.__context__]
+    return False

@@ -29,7 +29,8 @@ MARK = "PULLBACK_TEST_MARK"
 def make_environment(mark: Path) -> None:
     """Let processes that this one starts from now on find the tests' modules and the mark."""
     os.environ[MARK] = str(mark)
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    there = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]  # an empty one is any folder
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(HERE), str(HERE.parent), *there]))
 
 
 def order_of(job: JobSpec) -> tuple[WorkOrder, object]:

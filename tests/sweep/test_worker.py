@@ -7,7 +7,7 @@ from sweep_jobs import job
 
 from pullback.distances import load_distance
 from pullback.errors import RefusedError, SweepError, WorkCancelledError
-from pullback.metric import metric_at, pullback_metric
+from pullback.metric import jacobian, metric_at, pullback_metric
 from pullback.store.schema import GOOD, QUARANTINED, SHARD_ARRAYS, Reason
 from pullback.sweep import worker as worker_module
 from pullback.sweep.latents import sample_latents
@@ -270,3 +270,21 @@ def test_a_worker_that_is_to_stop_waits_for_no_storage(here, monkeypatch):
     with pytest.raises(RefusedError, match="busy"):
         worker.run(Task(0, 0))
     assert tries == [0, 0]
+
+
+@pytest.mark.parametrize("where", ["the metric", "the derivative that is recorded", "the look at the arithmetic"])
+def test_an_interrupt_is_one_whatever_torch_makes_of_it(here, where, monkeypatch):
+    def broken_off(*arguments, **options):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("the stack of transformations is empty")
+
+    if where == "the metric":
+        monkeypatch.setattr(worker_module, "metric_at", broken_off)
+    elif where == "the derivative that is recorded":
+        monkeypatch.setattr(jacobian, "Linearization", broken_off)
+    else:
+        monkeypatch.setattr(pullback_metric, "derivative_at", broken_off)
+    with pytest.raises(KeyboardInterrupt):
+        a_worker(job(), here).compute(Task(0, 0, isolate=True))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import jvp, vmap
 
 from pullback.distances import ResidualDistance
-from pullback.errors import PullbackError
+from pullback.errors import PullbackError, is_interrupt
 from pullback.metric.linearize import Linearization
 
 Features = Callable[[Tensor], Tensor]
@@ -56,6 +56,8 @@ def derivative_at(features: Features, z: Tensor, dtype: torch.dtype | None = Non
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
+            if is_interrupt(error):
+                raise KeyboardInterrupt from error
             # Whatever our rules stumble over in a user's network, torch may know how to do; if not, its error is
             # the one that the user can do something about.
             if dtype is not None:

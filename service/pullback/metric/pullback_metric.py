@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pullback.distances import Distance, ResidualDistance
-from pullback.errors import PullbackError
+from pullback.errors import PullbackError, is_interrupt
 from pullback.generators.base import any_condition, class_indices, like
 from pullback.generators.checks import check_once
 from pullback.metric.certificate import MEASURES, Certificate, below_zero, check_pairs, limits_of, share_of
@@ -263,6 +263,8 @@ def _against_double(generator: nn.Module, distance: Distance, setting: Setting) 
             exact = Setting("backprop" if not isinstance(distance, ResidualDistance) else "lanczos", "float64")
             found = product_at(generator, distance, code[0], own, setting, 2)(directions)
             wanted = product_at(exact_generator, exact_distance, code[0].double(), own, exact, 2)(directions.double())
-    except Exception:  # a user's network may insist on float32
+    except Exception as error:  # a user's network may insist on float32
+        if is_interrupt(error):
+            raise KeyboardInterrupt from error
         return float("nan")
     return float(relative_error(found.detach(), wanted.detach()).max())

@@ -16,7 +16,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pullback.errors import DeviceError, MemoryPlanError, RefusedError, SweepError, WorkCancelledError
+from pullback.errors import (
+    DeviceError,
+    MemoryPlanError,
+    RefusedError,
+    SweepError,
+    WorkCancelledError,
+    is_interrupt,
+)
 from pullback.generators import class_indices
 from pullback.metric import metric_at
 from pullback.metric.certificate import MEASURES
@@ -134,6 +141,7 @@ class Worker:
             MemoryPlanError: not even the smallest batch fits into memory.
             RefusedError: the result cannot be written.
             WorkCancelledError: `stop_when` said so.
+            KeyboardInterrupt: also where torch made another error of it.
         """
         with self._computing:
             began, verified = time.perf_counter(), seconds_verifying()
@@ -213,6 +221,8 @@ class Worker:
         except (MemoryPlanError, DeviceError):
             raise
         except Exception as error:
+            if is_interrupt(error):  # the user's, and no fault of the sample at hand
+                raise KeyboardInterrupt from error
             first = self.order.layout.samples_of(record.shard)[places[0]]
             named = f"sample {first}" + (f" to {first + len(places) - 1}" if len(places) > 1 else "")
             where = traceback.extract_tb(error.__traceback__)[-1]
