@@ -283,7 +283,7 @@ def test_of_many_who_would_follow_at_the_same_moment_only_so_many_do(tmp_path):
             async def status():
                 async with client.stream("GET", "/v1/sweeps/mine/events", params={"follow": True}) as answer:
                     answered.append(answer.status_code)
-                    if answered.count(503) == many - 3:
+                    if len(answered) == many:
                         backend.states["mine"] = SweepState("done", "mine")  # lets the others end
                     async for _ in answer.aiter_bytes():
                         pass
