@@ -1,13 +1,18 @@
-"""What pydantic finds wrong in a job, as sentences: the path in the file, what is wrong there, and what is valid."""
+"""Turns pydantic's errors about a job into sentences with the path in the file, the problem, and the valid values."""
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, Tag, ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
-from pullback.spec.models import JobSpec
-from pullback.spec.words import describe, nearest, number_hint, shown, written
+from pullback.errors import PluginError
+from pullback.spec.job import NAME_PATTERN
+from pullback.spec.messages import describe, nearest, number_hint, shown, written
+from pullback.spec.plugin_field import PluginField, PluginMapping, field_of
+from pullback.spec.sweep import JobSpec
 
 _TYPES = {
     "int_type": "a whole number",
@@ -27,51 +32,44 @@ _BOUNDS = {
     "less_than": ("lt", "less than"),
 }
 _OPEN = ("gt", "lt")
-"""Bounds that are no valid values themselves, so that none is the nearest: the default is told instead."""
+"""Exclusive bounds. They have no nearest valid value, so the message suggests the default."""
 _LONGEST_NAME = 100
 
 
-def explain(error: ValidationError, within: tuple[str, ...] = ()) -> list[str]:
-    """What pydantic found wrong, as one sentence a path of a job's file.
+def explain(error: ValidationError, within: tuple[str, ...] = (), model: type[BaseModel] = JobSpec) -> list[str]:
+    """Write what pydantic found wrong, as one sentence for each path of a job's file.
 
     Args:
-        error: from validating a job, or the part of one that stands under the path `within`.
+        error: raised when a job was validated, or the part of a job that stands under the path `within`.
         within: that path.
+        model: the model of the job, or of its part at the path `within`.
     """
     best: dict[str, tuple[int, str]] = {}
-    for detail in error.errors():
+    for detail in error.errors(include_url=False):
         loc = (*within, *detail["loc"])
-        path = ".".join(_walk(loc)[0])
-        # of a union's several complaints about one value, the one that helps most
+        path = ".".join(_walk(loc, model).path)
+        # A union complains once for each alternative about one value: keep the complaint that helps most.
         rank = 0 if detail["type"] in _BOUNDS else 1 if detail["type"] == "literal_error" else 2
         if path not in best or rank < best[path][0]:
-            best[path] = rank, _sentence(detail, loc)
+            best[path] = rank, _sentence(detail, _walk(loc, model))
     return [sentence for _, sentence in best.values()]
 
 
-def _sentence(detail: Mapping[str, Any], loc: Sequence[str | int]) -> str:
+def _sentence(detail: Mapping[str, Any], at: "_Place") -> str:
     """One pydantic error as `path: what is wrong; what is allowed`."""
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
-    location, model, alternatives = _walk(loc)
-    path = ".".join(location) or "the job"
+    path = ".".join(at.path) or "the job"
     if kind == "extra_forbidden":
-        allowed = list(model.model_fields) if model else []
-        return f"{path}: unknown key{nearest(location[-1], allowed) or ';'} allowed here are {', '.join(allowed)}"
+        allowed = list(_fields_of(at.holder)) if at.holder else []
+        listed = f"allowed here are {', '.join(allowed)}" if allowed else "no keys are allowed here"
+        return f"{path}: unknown key{nearest(at.path[-1], allowed) or ';'} {listed}"
     if kind == "missing":
         return f"{path}: this key is required"
-    if kind == "union_tag_not_found":
-        if not isinstance(value, Mapping):
-            return f"{path}: {_TYPES['model_type']} is needed, not {describe(value)}"
-        return f"{path}: it needs a `name`, one of {alternatives}"
-    if kind in ("literal_error", "union_tag_invalid"):
-        given = context.get("tag", value)
-        expected = str(context.get("expected", context.get("expected_tags", "")))
-        options = re.findall(r"'([^']*)'", expected)
-        mixed = bool(alternatives) and kind == "literal_error"
-        text_hint = number_hint(value, whole="whole" in alternatives) if mixed else ""
-        rest = f" or {alternatives}" if mixed else ""
-        listed = f"{', '.join(options)}{rest}"
-        return f"{path}: {shown(given)} is not one of {listed}{nearest(str(given), options)}{text_hint}"
+    if kind == "literal_error":
+        options = re.findall(r"'([^']*)'", str(context.get("expected", "")))
+        hint = number_hint(value, whole="whole" in at.plain) if at.plain else ""
+        rest = f" or {at.plain}" if at.plain else ""
+        return f"{path}: {shown(value)} is not one of {', '.join(options)}{rest}{nearest(str(value), options)}{hint}"
     if kind == "string_too_short":
         return f"{path}: it must not be empty"
     if kind in _TYPES:
@@ -82,15 +80,14 @@ def _sentence(detail: Mapping[str, Any], loc: Sequence[str | int]) -> str:
     if kind in _BOUNDS:
         key, words = _BOUNDS[kind]
         bound = written(context[key])
-        field = model.model_fields.get(location[-1]) if model else None
         if key not in _OPEN:
             tip = f"; the nearest valid value is {bound}"
-        elif field is None or field.is_required():
+        elif at.field is None or at.field.is_required():
             tip = ""
         else:
-            tip = f"; the default is {written(field.default)}"
+            tip = f"; the default is {written(at.field.default)}"
         return f"{path}: must be {words} {bound}, not {shown(value)}{tip}"
-    if kind == "string_pattern_mismatch":
+    if kind == "string_pattern_mismatch" and context.get("pattern") == NAME_PATTERN:
         return (
             f"{path}: {shown(value)} may have letters, digits, '_', '.' and '-' only, at most {_LONGEST_NAME}, "
             f"the first a letter or a digit{_clean_name(value)}"
@@ -107,42 +104,71 @@ def _clean_name(value: Any) -> str:
     return f"; the nearest valid value is {cleaned!r}" if cleaned else ""
 
 
-def _walk(loc: Sequence[str | int]) -> tuple[list[str], type[BaseModel] | None, str]:
-    """The path a user wrote for a pydantic location, the model that holds its last key, and that key's plain types.
+@dataclass
+class _Place:
+    """The place of an error in a job.
 
-    Pydantic puts the tags of unions (`distance.lpips.trunk`, `components.constrained-int`) into its locations;
-    they are not keys of the file.
+    Attributes:
+        path: the keys that the user wrote.
+        holder: the model that has the last key; None if it is not known.
+        field: the field of that key; None if the model has no such field.
+        plain: the types that the key takes besides words, such as `a whole number`.
     """
-    path: list[str] = []
-    model: type[BaseModel] | None = JobSpec
+
+    path: list[str]
     holder: type[BaseModel] | None = None
-    choices: dict[str, type[BaseModel]] = {}
-    plain = ""
+    field: FieldInfo | None = None
+    plain: str = ""
+
+
+def _walk(loc: Sequence[str | int], model: type[BaseModel]) -> _Place:
+    """Find the place in a job's file for a location in an error of pydantic.
+
+    Locations also have parts that are not keys of the file: the name of a plug-in (`distance.lpips.trunk`) and the type
+    of an alternative (`components.constrained-int`).
+    """
+    at = _Place([])
+    inside: type[BaseModel] | None = model
+    plugins: PluginField | None = None
     for part in loc:
         text = str(part)
-        if choices and text in choices:
-            model, choices = choices[text], {}
+        if plugins is not None:
+            if isinstance(plugins, PluginMapping):
+                at.path.append(text)
+                at.holder = at.field = None
+            inside, plugins = _options_of(plugins, text), None
             continue
-        if model is None:
-            break  # the tag of a union of plain types: the path is complete
-        path.append(text)
-        holder = model
-        field = model.model_fields.get(text)
-        model, choices, plain = _inside(field.annotation) if field else (None, {}, "")
-    return path, holder, plain
+        if inside is None:
+            break  # the type of an alternative: the path is complete
+        at.path.append(text)
+        at.holder, at.field = inside, _fields_of(inside).get(text)
+        inside, plugins, at.plain = (None, None, "") if at.field is None else _contents(at.field)
+    return at
 
 
-def _inside(annotation: Any) -> tuple[type[BaseModel] | None, dict[str, type[BaseModel]], str]:
-    """What stands under a field: a model, the models of a tagged union, or the names of plain alternatives."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation, {}, ""
-    options = get_args(annotation) if get_origin(annotation) in (Union, type(int | str)) else ()
-    tagged = {part.tag: _base(option) for option in options for part in get_args(option) if isinstance(part, Tag)}
-    if tagged:
-        return None, tagged, " or ".join(repr(tag) for tag in tagged)
+def _fields_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return a model's fields by their keys in a job."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
+def _options_of(plugins: PluginField, name: str) -> type[BaseModel] | None:
+    try:
+        return plugins.model(name)
+    except (PluginError, ModuleNotFoundError):
+        return None
+
+
+def _contents(field: FieldInfo) -> tuple[type[BaseModel] | None, PluginField | None, str]:
+    """Return what a field holds: a model, plug-ins, or the names of plain alternatives."""
+    plugins = field_of(field.metadata)
+    if plugins is not None:
+        return None, plugins, ""
+    annotation = field.annotation
+    options = get_args(annotation) if get_origin(annotation) in (Union, type(int | str)) else (annotation,)
+    bare = [_base(option) for option in options]
+    model = next((each for each in bare if isinstance(each, type) and issubclass(each, BaseModel)), None)
     names = {int: "a whole number", float: "a number"}
-    plain = [names[kind] for kind in (_base(option) for option in options) if kind in names]
-    return None, {}, " or ".join(plain)
+    return model, None, " or ".join(names[each] for each in bare if each in names) if len(bare) > 1 else ""
 
 
 def _base(annotation: Any) -> Any:

@@ -1,9 +1,8 @@
-"""Plain, bounded YAML: the subset of it that a job may use.
+"""Plain, bounded YAML: the subset that a job may use.
 
-PyYAML keeps the last of two equal keys, merges mappings (`<<`), expands aliases without bound, and reads 010 as 8 and
-1:30 as 90 (YAML 1.1), all silently. Here duplicate keys, merge keys, aliases, tags (`!!set`), such numbers, several
-documents, oversized files and whole numbers beyond 64 bits are problems, reported with their line or path.
-Leaves to others: what the values mean (`spec`).
+PyYAML silently keeps the last of two equal keys, merges mappings (`<<`), expands aliases without bound, and reads 010
+as 8 and 1:30 as 90 (YAML 1.1). Here these are problems, reported with their line or path. So are tags (`!!set`),
+several documents, oversized files and whole numbers of more than 63 bits.
 """
 
 import re
@@ -12,31 +11,35 @@ from typing import Any
 
 import yaml
 
+from pullback.regular_files import NotRegularError, TooLongError, read_regular
+
 MAX_BYTES = 64 * 1024
 """Jobs are a few hundred bytes; a file beyond this is not a job."""
 _MAX_DEPTH = 20
 _MAX_BITS = 63
 _YAML_TAG = "tag:yaml.org,2002:"
 _OTHER_BASE = re.compile(r"[-+]?(0[0-9_]+|.*:.*)")
-"""What YAML 1.1 takes for a number of base 8 or 60, and YAML 1.2 does not."""
+"""Texts that YAML 1.1 reads as numbers of base 8 or 60, and YAML 1.2 does not."""
 
 
 def read_yaml(path: Path) -> tuple[Any, list[str]]:
-    """The file's content as plain Python values, and every problem of form that was found on the way.
+    """Read a file into plain Python values, and find every problem of its form.
 
     Returns:
-        The content (None where it cannot be had) and the problems, one sentence each.
+        The content (None if it cannot be read) and the problems, one sentence each.
     """
     try:
-        raw = path.read_bytes()
+        raw = read_regular(path, MAX_BYTES)
     except FileNotFoundError:
-        return None, [f"there is no such file; the working directory is {Path.cwd()}"]
+        return None, [f"there is no such file; {_other_place(path) or f'the working directory is {Path.cwd()}'}"]
     except IsADirectoryError:
         return None, ["it is a folder, and a job is a YAML file, such as jobs/quickstart.yaml"]
+    except TooLongError as error:
+        return None, [f"it has {error.size} bytes; a job has at most {MAX_BYTES}"]
+    except NotRegularError as error:
+        return None, [f"{error.strerror}: write the job into a file and name that"]
     except OSError as error:
         return None, [f"it cannot be read: {error.strerror}"]
-    if len(raw) > MAX_BYTES:
-        return None, [f"it has {len(raw)} bytes; a job has at most {MAX_BYTES}"]
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -44,8 +47,23 @@ def read_yaml(path: Path) -> tuple[Any, list[str]]:
     return parse_yaml(text)
 
 
+def _other_place(path: Path) -> str:
+    """Return `did you mean jobs/eyes.yaml?` if a job of that name exists there, else an empty string."""
+    names = [path.name] if path.suffix in (".yaml", ".yml") else [f"{path.name}.yaml", f"{path.name}.yml"]
+    others = [folder / name for name in names for folder in (path.parent, path.parent / "jobs", Path("jobs"))]
+    found = next((other for other in others if other != path and _is_file(other)), None)
+    return f"did you mean {found}?" if found else ""
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # the name is too long, or this user may not enter the folder
+        return False
+
+
 def parse_yaml(text: str) -> tuple[Any, list[str]]:
-    """As `read_yaml`, for text already read."""
+    """Read a text; see `read_yaml`."""
     try:
         problems = _forbidden(text)
         if problems:
@@ -68,7 +86,7 @@ def parse_yaml(text: str) -> tuple[Any, list[str]]:
 
 
 def _forbidden(text: str) -> list[str]:
-    """Aliases, tags and nesting are looked for in the event stream, before anything is built from it.
+    """Find aliases, tags and deep nesting in the event stream, before anything is built from it.
 
     PyYAML's constructors of tagged values (`!!bool x`, `!!int ''`) fail with errors of any type.
     """
@@ -89,7 +107,7 @@ def _forbidden(text: str) -> list[str]:
 
 
 def _misleading(node: yaml.Node, path: str) -> list[str]:
-    """What PyYAML would take for something that few mean."""
+    """Find values that PyYAML reads differently from what most people expect."""
     if isinstance(node, yaml.ScalarNode) and node.tag in (f"{_YAML_TAG}int", f"{_YAML_TAG}float"):
         if _OTHER_BASE.fullmatch(node.value):
             value = yaml.safe_load(node.value)
@@ -115,7 +133,7 @@ def _misleading(node: yaml.Node, path: str) -> list[str]:
 
 
 def _oversized_numbers(content: Any, path: str) -> list[str]:
-    """Whole numbers too long for JSON readers, and for Python to print."""
+    """Find whole numbers that are too long for readers of JSON and for Python to print."""
     if isinstance(content, int):
         return [f"{path}: a whole number has more than {_MAX_BITS} bits"] if content.bit_length() > _MAX_BITS else []
     if isinstance(content, list):
