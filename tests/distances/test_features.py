@@ -315,18 +315,18 @@ def test_the_weights_that_a_factory_tells_are_recorded_with_its_source(user_modu
 @pytest.mark.parametrize(
     ("source", "kind", "told"),
     [
-        ("", SpecError, r"distance\.module: the module their_features has no function 'make'"),
+        ("", SpecError, r"module: the module their_features has no function 'make'"),
         (
             "import no_such",
             SpecError,
-            r"distance\.module: their_features cannot be imported: No module named 'no_such'",
+            r"module: their_features cannot be imported: No module named 'no_such'",
         ),
         ("def make(): 1 / 0", PullbackError, "the factory their_features:make failed: ZeroDivisionError"),
         ("def make(): return 3", PullbackError, r"gave int; it must give a torch\.nn\.Module"),
         (
             "import torch\ndef make(): return torch.nn.Sequential()",
             SpecError,
-            r"distance\.layer: Sequential has no layer",
+            r"layer: Sequential has no layer",
         ),
     ],
 )

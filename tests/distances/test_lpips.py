@@ -13,8 +13,8 @@ from pullback.distances import lpips as lpips_module
 from pullback.distances.lpips import Lpips, load_lpips
 from pullback.distances.trunks import Trunk
 from pullback.errors import WeightsError
-from pullback.generators.checkpoints import read_checkpoint
-from pullback.generators.weights import locate
+from pullback.weights.checkpoints import read_checkpoint
+from pullback.weights.manifest import locate
 
 TRIPLET = Path(__file__).parents[3] / "shared" / "data" / "lpips"
 PUBLISHED = {"alex": (0.7219, 0.1376), "vgg": (0.5686, 0.4217)}
@@ -108,7 +108,7 @@ def test_black_images_have_finite_derivatives(distance):
 @pytest.mark.weights
 @pytest.mark.parametrize("size", [16, 30])
 def test_images_too_small_for_the_trunk_are_refused_with_the_size_to_set(lpips_alex, size):
-    with pytest.raises(ValueError, match=rf"{size} × {size} are too small for lpips-alex.*31; set distance\.size"):
+    with pytest.raises(ValueError, match=rf"{size} × {size} are too small for lpips-alex.*31; set its `size`"):
         lpips_alex(torch.zeros(1, 3, size, size), torch.zeros(1, 3, size, size))
 
 

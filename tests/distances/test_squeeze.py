@@ -11,8 +11,9 @@ from pullback.cli import app
 from pullback.distances import load_distance
 from pullback.distances import lpips as lpips_module
 from pullback.errors import WeightsError
-from pullback.generators import fetching, weights
-from pullback.generators.weights import manifest
+from pullback.weights import fetching
+from pullback.weights import manifest as weights
+from pullback.weights.manifest import manifest
 
 CHANNELS = [64, 128, 256, 384, 384, 512, 512]
 FILE = "squeezenet1_1-b8a52dc0.pth"
@@ -145,12 +146,12 @@ def test_each_of_the_two_ways_is_looked_at_and_another_file_refused(nowhere, pla
     with pytest.raises(WeightsError) as caught:
         load_distance("lpips", trunk="squeeze", device="cpu")
     assert f"{FILE} is damaged or another file: its SHA-256 is {digest}" in str(caught.value)
-    assert f"Remove it and supply the file yourself ({FILE})" in str(caught.value)
+    assert f"Remove it and supply the file {FILE} yourself" in str(caught.value)
     assert "weights fetch" not in str(caught.value)
 
 
 def test_fetching_it_by_name_says_how_to_supply_it(nowhere):
-    with pytest.raises(WeightsError, match=rf"'trunk-squeeze' cannot be fetched: supply the file yourself \({FILE}\)"):
+    with pytest.raises(WeightsError, match=rf"'trunk-squeeze' cannot be fetched: supply the file {FILE} yourself"):
         fetching.fetch(["trunk-squeeze"])
 
 
@@ -180,7 +181,7 @@ def test_fetching_everything_leaves_it_out_with_a_line(only_the_trunk, damaged):
     (line,) = lines
     assert line.startswith("trunk-squeeze: left out; ")
     assert ("is damaged" in line) == damaged
-    assert f"supply the file yourself ({FILE})" in line
+    assert f"supply the file {FILE} yourself" in line
     assert "\n" not in line
 
 

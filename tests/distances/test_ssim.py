@@ -97,7 +97,7 @@ def test_the_hessian_at_identical_images_is_that_of_its_quadratic_form(shade):
 @pytest.mark.parametrize(("height", "width"), [(10, 16), (16, 10), (4, 4)])
 def test_images_smaller_than_the_window_are_refused_with_the_size_to_set(height, width):
     images = torch.zeros(1, 3, height, width)
-    with pytest.raises(ValueError, match=rf"{height} × {width} are too small for ssim, .*needs 11; set distance\.size"):
+    with pytest.raises(ValueError, match=rf"{height} × {width} are too small for ssim, .*needs 11; set its `size`"):
         Ssim()(images, images)
     assert load_distance("ssim", size=16, device="cpu")(images, images).tolist() == [0]
 

@@ -114,7 +114,7 @@ WRONG = {
         {key.replace("features.10", "features.11"): tensor for key, tensor in ALEX_STATE.items()},
         r"has no 'features\.10\.weight'",
     ),
-    "nothing of it": ({"classifier.1.weight": torch.zeros(2)}, r"has no state dict with the key 'features\.0\.weight'"),
+    "nothing of it": ({"classifier.1.weight": torch.zeros(2)}, r"has no key 'features\.0\.weight'"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Distances: two images -> D², or an image -> residual features. `load_distance` is the way in."""
+"""Distances: two images -> D², or an image -> residual features. Start with `load_distance`."""
 
 from pullback.distances.base import Distance, ResidualDistance, ScalarDistance
 from pullback.distances.features import FeatureDistance, GeneratorLayer

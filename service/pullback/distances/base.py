@@ -1,11 +1,11 @@
-"""What a distance is: a squared distance D² of two images, in one of two forms.
+"""The distance interface: a squared distance D² of two images, in one of two forms.
 
-`ResidualDistance`: images -> a residual vector r(x), with D²(x, y) = ||r(x) − r(y)||². It has zero residual at its
-operating point, so its metric is H = 2 JᵀJ exactly, with J the Jacobian of r∘G.
-`ScalarDistance`: any other D²(x, y) that is smallest, and twice differentiable, at x = y.
+`ResidualDistance`: images -> a residual vector r(x), with D²(x, y) = ||r(x) − r(y)||². The difference of residuals is
+zero at x = y, so its metric is exactly H = 2 JᵀJ, with J the Jacobian of r∘G.
+`ScalarDistance`: any other D²(x, y) that has its minimum at x = y and is twice differentiable there.
 
-Clamping, resizing and the mask, which are conventions of the measurement and not of any distance, are here, inside
-the differentiated path. Leaves to others: names (`registry`), and derivatives (`metric`).
+Clamping, resizing and the mask are conventions of the measurement, common to all distances. They are applied here,
+inside the differentiated path. Names are in `registry`, derivatives in `metric`.
 """
 
 import torch
@@ -13,21 +13,22 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from pullback.distances.mask import Mask
-from pullback.generators.base import OVERSHOOT, images_of
+from pullback.generators.base import OVERSHOOT, generate
+from pullback.generators.full_precision import HALF
 
 
 class Distance(nn.Module):
     """A squared distance of images; use one of its two subclasses.
 
     Args:
-        clamp: clamp images to [0, 1] first, so that saturated pixels have no derivative (Wang & Ponce do).
-        size: resize images bilinearly to size × size first; None keeps their own size.
-        mask: how much each place of the image counts; None counts all alike. With m and 1 − m,
-            D²_m + D²_(1−m) = D²: nothing is renormalised, so the metrics of complementary masks add up to the whole.
+        clamp: clamp images to [0, 1] first, as Wang & Ponce do; saturated pixels then have zero derivative.
+        size: resize images bilinearly to size × size first; None keeps their size.
+        mask: the weight of each place in the image; None gives all places weight 1. Nothing is renormalised:
+            D²_m + D²_(1−m) = D², so the metrics of complementary masks add up to the whole metric.
 
     Attributes:
         name: a short name for tables, such as `lpips-alex`.
-        weights: SHA-256 of each weight file by its name, recorded with every result; that of a mask as `mask`.
+        weights: SHA-256 of each weight file by its name, recorded with every result; the hash of a mask as `mask`.
     """
 
     name: str = "distance"
@@ -42,7 +43,16 @@ class Distance(nn.Module):
             self.weights["mask"] = mask.sha256
 
     def prepared(self, images: Tensor) -> Tensor:
-        """Images [batch, 3, height, width] in [0, 1] as they are measured: clamped and resized."""
+        """Prepare images for the measurement: clamp and resize them. Returns [batch, 3, height, width].
+
+        Args:
+            images: [batch, channels, height, width]. A single (grey) channel is repeated to three; half precision and
+                bfloat16 become float32.
+        """
+        if images.shape[1] == 1:
+            images = torch.cat([images, images, images], dim=1)
+        if images.dtype in HALF:  # a squared distance would have only two or three digits
+            images = images.float()
         if self.clamp:
             images = images.clamp(0, 1)
         if self.size is not None and images.shape[-2:] != (self.size, self.size):
@@ -50,36 +60,36 @@ class Distance(nn.Module):
         return images
 
     def squared(self, x: Tensor, y: Tensor) -> Tensor:
-        """D² [batch] of images whose range and number were checked; either batch may be 1."""
+        """Return D² [batch] of images with checked range and batch sizes; either batch may be 1."""
         raise NotImplementedError(f"{type(self).__name__} is neither a ResidualDistance nor a ScalarDistance")
 
     def squared_at(self, generator: nn.Module, reference: Tensor, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        """d²(z0, z) = D²(G(z0), G(z)) of codes, whose Hessian in z at z = z0 is the metric tensor.
+        """Return d²(z0, z) = D²(G(z0), G(z)) of codes. Its Hessian in z at z = z0 is the metric tensor.
 
         Args:
             generator: G.
             reference: z0 [batch, n].
             z: codes [batch, n].
-            condition: the classes [batch] of both, where G has classes.
+            condition: the classes [batch] of both codes, if G has classes.
 
         Returns:
-            [batch], in squared distance.
+            Squared distances [batch].
         """
-        return self.squared(images_of(generator, reference, condition), images_of(generator, z, condition))
+        return self.squared(generate(generator, reference, condition), generate(generator, z, condition))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """The squared distance D² of each pair of images.
+        """Return the squared distance D² of each pair of images.
 
         Args:
             x: images [batch, 3, height, width] in [0, 1].
-            y: as x; either batch may be 1.
+            y: like x; either batch may be 1.
 
         Returns:
             D² [batch], at least 0.
 
         Raises:
-            ValueError: the images lie far outside [0, 1], as images in [-1, 1] or [0, 255] do; or there are as many
-                as cannot be paired, or they are of different sizes and `size` is not set.
+            ValueError: the images lie far outside [0, 1] (as images in [-1, 1] or [0, 255] do), the batch sizes do not
+                match, or the image sizes differ and `size` is not set.
         """
         for images in (x, y):
             if images.dim() != 4:
@@ -99,36 +109,36 @@ class Distance(nn.Module):
 
 
 class ResidualDistance(Distance):
-    """A squared image distance ||r(x) − r(y)||²; subclasses give `features`. See `Distance` for the arguments."""
+    """A squared image distance ||r(x) − r(y)||²; subclasses implement `features`. Arguments as in `Distance`."""
 
     def residual(self, images: Tensor) -> Tensor:
-        """The residual r(x) of images [batch, 3, height, width] in [0, 1], as [batch, features]."""
+        """Return the residual r(x) [batch, features] of images [batch, 3, height, width] in [0, 1]."""
         return self.features(self.prepared(images))
 
     def features(self, images: Tensor) -> Tensor:
-        """The residual of images that are already clamped and resized; [batch, features]."""
+        """Return the residual [batch, features] of images that are already clamped and resized."""
         raise NotImplementedError(f"{type(self).__name__} must implement features(images)")
 
     def residual_at(self, generator: nn.Module, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        """The residual r(G(z)) of codes [batch, n], for classes [batch] where G has classes; [batch, features].
+        """Return the residual r(G(z)) [batch, features] of codes [batch, n], with classes [batch] if G has classes.
 
-        The metric asks for this and not for images, so that a distance may read more of the generator than its image.
+        The metric calls this method and not the generator, so a distance can use more of the generator than its image.
         """
-        return self.residual(images_of(generator, z, condition))
+        return self.residual(generate(generator, z, condition))
 
     def squared(self, x: Tensor, y: Tensor) -> Tensor:
-        """||r(x) − r(y)||² [batch]; either batch may be 1."""
+        """Return ||r(x) − r(y)||² [batch]; either batch may be 1."""
         return _squared_norm(self.residual(x) - self.residual(y))
 
     def squared_at(self, generator: nn.Module, reference: Tensor, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        """||r(G(z0)) − r(G(z))||² of codes; see `Distance.squared_at`."""
+        """Return ||r(G(z0)) − r(G(z))||² of codes; see `Distance.squared_at`."""
         there = self.residual_at(generator, reference, condition)
         return _squared_norm(there - self.residual_at(generator, z, condition))
 
     def weighted(self, activation: Tensor) -> Tensor:
-        """An activation [batch, channels, height, width] times the root of the mask at its resolution.
+        """Multiply an activation [batch, channels, height, width] by the root of the mask at its resolution.
 
-        The root, because a residual is squared: D² then has the mask itself as its factor.
+        The residual is squared in D², so the root gives the mask itself as a factor.
         """
         if self.mask is None:
             return activation
@@ -137,16 +147,16 @@ class ResidualDistance(Distance):
 
 
 class ScalarDistance(Distance):
-    """A squared distance that is no sum of squares; subclasses give `between`. See `Distance` for the arguments."""
+    """A squared distance that is not a sum of squares; subclasses implement `between`. Arguments as in `Distance`."""
 
     def between(self, x: Tensor, y: Tensor) -> Tensor:
-        """D² [batch] of images [batch, 3, height, width], as many of both, that are already clamped and resized."""
+        """Return D² [batch] of clamped and resized images [batch, 3, height, width]; both batches have one size."""
         raise NotImplementedError(f"{type(self).__name__} must implement between(x, y)")
 
     def squared(self, x: Tensor, y: Tensor) -> Tensor:
-        """D²(x, y) [batch]; either batch may be 1."""
+        """Return D²(x, y) [batch]; either batch may be 1."""
         x, y = self.prepared(x), self.prepared(y)
-        batch = max(len(x), len(y))  # a user's function need not know that one may stand for many
+        batch = max(len(x), len(y))  # so a user's function need not support broadcasting
         return self.between(x.expand(batch, -1, -1, -1), y.expand(batch, -1, -1, -1))
 
 
@@ -158,7 +168,7 @@ def _refuse_other_ranges(images: Tensor) -> None:
     try:
         low, high = float(images.detach().min()), float(images.detach().max())
     except RuntimeError:
-        return  # inside torch.func.vmap a tensor has no values to look at
+        return  # tensors have no values inside torch.func.vmap
     if low < -OVERSHOOT or high > 1 + OVERSHOOT:
         raise ValueError(
             f"images in [0, 1] are needed, these go from {low:.3g} to {high:.3g}; "

