@@ -96,7 +96,7 @@ def test_on_trained_faces_under_lpips_it_is_the_hessian_and_twice_the_gram_matri
     def squared(code):
         return distance(reference, generator(code[None])).sum()
 
-    rows = torch.arange(0, 100, 20)
+    rows = torch.tensor([3, 71])
     gradient = torch.func.grad(squared)
     wanted = torch.stack(
         [torch.func.jvp(gradient, (z.double(),), (axis,))[1] for axis in torch.eye(100, dtype=torch.float64)[rows]]

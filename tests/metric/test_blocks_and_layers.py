@@ -166,7 +166,7 @@ def test_the_metrics_of_complementary_regions_add_up_to_the_whole():
 
 
 def test_the_random_shapes_of_the_paper_have_their_blocks():
-    generator = load_generator("pullback.generators.shapes:biggan_deep_tiny", device="cpu")
+    generator = load_generator("pullback.generators.random_weights:biggan_deep_tiny", device="cpu")
     z = torch.randn(generator.latent_dim, generator=torch.Generator().manual_seed(6))
     metric = metric_at(generator, MSE, z)
     assert set(metric.blocks) == {"noise", "class"}

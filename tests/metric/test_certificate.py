@@ -1,3 +1,5 @@
+import copy
+import pickle
 from dataclasses import fields
 
 import pytest
@@ -6,17 +8,28 @@ from odd_generators import Black, Constant, WrongDerivative
 
 from pullback.distances import load_distance
 from pullback.metric import methods, metric_at
-from pullback.metric.certificate import CHECKS, MEASURES, Certificate, limits_of
+from pullback.metric.certificate import Certificate
+from pullback.metric.checks import CHECKS, MEASURES, NAMES, limits_of, reason_code
+from pullback.metric.curvature import second_differences
+from pullback.metric.differences import check_jacobian
 from pullback.metric.gauss_newton import metric_from_jacobian
 from pullback.metric.jacobian import derivative_at, feature_map, jacobian
-from pullback.metric.methods import METHODS
-from pullback.metric.probes import Looks, look, probe_jacobian, probe_squared, probe_symmetry
+from pullback.metric.probes import compare_columns, look, probe_symmetry
 from pullback.metric.products import squared_map
 from pullback.metric.result import PullbackMetric
+from pullback.spec.metric import METHODS, PRECISIONS
+from pullback.store import schema
 from toy_generators import Linear, Smooth
 
 MSE = load_distance("mse", device="cpu")
-CLEAN = {"probe_error": 0.01, "product_error": 0.0, "column_error": 0.0, "precision_error": 0.0}
+CLEAN = {
+    "probe_error": 0.01,
+    "product_error": 0.0,
+    "column_error": 0.0,
+    "precision_error": 0.0,
+    "coordinate_error": 0.0,
+    "zero_error": 0.0,
+}
 
 
 def sound(n=5, batch=2):
@@ -29,8 +42,9 @@ def sound(n=5, batch=2):
 def certified(metric, kept=5, **checks):
     known = {name: torch.as_tensor(value).double().expand(len(metric)) for name, value in {**CLEAN, **checks}.items()}
     seconds = torch.zeros(len(metric))
+    limits = limits_of("gauss_newton")
     return PullbackMetric.of_matrix(
-        metric, kept, known, limits_of("gauss_newton"), seconds=seconds, method="gauss_newton"
+        metric, kept, limits, known=known, seconds=seconds, method="gauss_newton"
     ).certificate
 
 
@@ -47,7 +61,9 @@ def test_metrics_of_trained_faces_pass_with_room_to_spare(faces, lpips_alex):
     certificate = metric_at(faces, lpips_alex, codes, method="gauss_newton").certificate
     assert certificate.failures() == ["", "", ""]
     for name, limit in certificate.limits.items():
-        assert float(getattr(certificate, name).max()) < limit / 2
+        # bounds from differences in float32 include the error of the difference; beyond the limit float64 decides
+        room = 1 if name in ("precision_error", "coordinate_error") else 2
+        assert float(getattr(certificate, name).nan_to_num(0).max()) < limit / room
 
 
 @pytest.mark.weights
@@ -145,11 +161,68 @@ def test_a_decomposition_that_lies_is_seen(monkeypatch, spoil, failure):
     assert certified(metric).failures() == ["", failure]
 
 
-def test_every_limit_belongs_to_a_checked_quantity_and_every_method_has_limits():
-    assert {entry.name for entry in fields(Certificate)} == {*CHECKS, "limits"}
+def test_every_check_has_a_label_a_meaning_a_definition_and_a_reason_of_its_own():
+    assert len({check.name for check in CHECKS}) == len({check.label for check in CHECKS}) == len(CHECKS)
+    failing = [check for check in CHECKS if check.name != "trace_share"]
+    assert len({check.code for check in failing}) == len({check.reason for check in failing}) == len(failing)
+    for check in CHECKS:
+        assert 0 < len(check.label) <= 40
+        assert check.meaning
+        assert check.definition
+        assert check.code != 0 or check.name == "trace_share"
+
+
+def test_every_check_can_fail_by_some_method_and_every_method_has_limits():
+    measured = {check.name for check in CHECKS if check.reason and not check.flag}
+    assert {name for method in METHODS for name in limits_of(method)} == measured
+    assert set(limits_of("gauss_newton")) == measured
     for method in METHODS:
-        assert set(limits_of(method)) <= set(MEASURES) - {"trace_share"}
-    assert set(limits_of("gauss_newton")) == set(MEASURES) - {"trace_share"}
+        for precision in PRECISIONS:
+            assert measured - set(limits_of(method, precision)) <= {"column_error", "product_error"}
+
+
+def test_no_mapping_misses_a_check():
+    """The stored arrays, the record of a shard, the reasons and the metric's certificate all have every check."""
+    z = torch.randn(2, 6, generator=torch.Generator().manual_seed(2))
+    for method in METHODS:
+        found = metric_at(Linear(), MSE, z, method=method, components=2).certificate
+        assert set(found.values) == set(NAMES)
+        assert all(getattr(found, name).shape == (2,) for name in NAMES)
+    assert tuple(array.name for array in schema.ARRAYS if array.certificate) == schema.CERTIFICATE == MEASURES
+    assert set(MEASURES) <= {entry.name for entry in fields(schema.ShardRecord)}
+    for name in ["", *NAMES]:
+        if name != "trace_share":
+            reason = schema.Reason(reason_code(name))
+            assert (reason == schema.Reason.NONE) == (name == "")
+
+
+def test_codes_of_reasons_in_stores_do_not_change():
+    assert {reason.name: int(reason) for reason in schema.Reason} == {
+        "NONE": 0,
+        "NOT_FINITE": 1,
+        "ASYMMETRIC": 2,
+        "NEGATIVE_EIGENVALUE": 3,
+        "EIGEN_RESIDUAL": 4,
+        "NOT_ORTHOGONAL": 5,
+        "JACOBIAN_PROBE": 6,
+        "NOT_CONVERGED": 7,
+        "GRAM_PRODUCT": 8,
+        "JACOBIAN_COLUMN": 9,
+        "PRECISION": 10,
+        "RAISED": 11,
+        "KILLED": 12,
+        "COORDINATE": 13,
+        "ZERO": 14,
+    }
+
+
+def test_a_certificate_is_copied_and_pickled_with_its_values():
+    certificate = certified(sound())
+    for again in (copy.deepcopy(certificate), pickle.loads(pickle.dumps(certificate))):
+        assert torch.equal(again.symmetry_error, certificate.symmetry_error)
+        assert again.failures() == ["", ""]
+    with pytest.raises(AttributeError):
+        certificate.unknown_error  # noqa: B018
 
 
 def test_what_did_not_converge_does_not_pass():
@@ -191,7 +264,8 @@ def test_one_certificate_of_a_batch_is_read_like_the_batch():
 def test_a_wrong_derivative_is_found_by_the_probe(factor):
     codes = torch.randn(2, 6, generator=torch.Generator().manual_seed(2))
     certificate = metric_at(WrongDerivative(factor), MSE, codes).certificate
-    assert certificate.failures() == ["probe_error", "probe_error"]
+    assert set(certificate.failures()) <= {"probe_error", "precision_error"}
+    assert not certificate.passed.any()
 
 
 def test_the_same_generator_with_the_right_derivative_passes():
@@ -236,7 +310,12 @@ def _probed(features, z, spoil=lambda rows, metric: None):
     rows = jacobian(derivative_at(features, z), z, z.shape[1])
     metric = metric_from_jacobian(rows)
     spoil(rows, metric)
-    return probe_jacobian(features, z, look(rows, metric))
+    return _checked(features, z, rows, metric)
+
+
+def _checked(features, z, rows, metric):
+    looks = compare_columns(features, z, look(rows, metric, z))
+    return check_jacobian(lambda part: features, z, looks, limits_of("gauss_newton"))
 
 
 def test_a_column_that_changes_in_memory_is_found():
@@ -268,8 +347,8 @@ def test_the_probe_measures_by_how_much_the_jacobian_is_wrong(wrong):
     features = feature_map(Smooth().double(), MSE)
     z = torch.randn(2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     rows = wrong * jacobian(derivative_at(features, z), z, 6)
-    found = probe_jacobian(features, z, look(rows, metric_from_jacobian(rows)))
-    assert found["probe_error"].tolist() == pytest.approx([abs(wrong - 1) / wrong] * 2, rel=1e-3)
+    found = _checked(features, z, rows, metric_from_jacobian(rows))
+    assert found["probe_error"].tolist() == pytest.approx([abs(wrong - 1) / wrong] * 2, rel=0.05)
 
 
 @pytest.mark.parametrize("unit", [1e-3, 1.0, 1e3])
@@ -287,14 +366,15 @@ def test_the_probes_are_the_same_every_time_and_for_every_batch():
     z = torch.randn(3, 6)
     once, again, alone = _probed(features, z), _probed(features, z), _probed(features, z[1:2])
     for name, values in once.items():
-        assert torch.equal(values, again[name])
-        torch.testing.assert_close(values[1:2], alone[name], rtol=0.3, atol=1e-6)
+        torch.testing.assert_close(values, again[name], rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(values[1:2], alone[name], rtol=0.3, atol=3e-3, equal_nan=True)
 
 
 @pytest.mark.parametrize("generator", [Constant(), Black()])
 def test_the_probes_of_a_zero_derivative_or_a_zero_residual_are_numbers(generator):
     found = _probed(feature_map(generator, MSE), torch.zeros(1, 6))
-    assert all(float(value.max()) < 1e-3 for value in found.values())
+    for name in ("probe_error", "column_error", "product_error"):
+        assert float(found[name].max()) < 1e-3
 
 
 def test_the_probe_of_an_image_that_is_not_finite_is_not_zero():
@@ -303,22 +383,24 @@ def test_the_probe_of_an_image_that_is_not_finite_is_not_zero():
     def features(z):
         return torch.where(z[:, :1] > 1e9, z, torch.full_like(z, torch.nan))
 
-    nothing = torch.zeros(1, 6)
-    looks = Looks(nothing, nothing, nothing, torch.zeros(1))
-    assert bool(probe_jacobian(features, torch.ones(1, 6), looks)["probe_error"].isnan().all())
+    z, rows = torch.ones(1, 6), torch.zeros(1, 6, 6)
+    found = _checked(features, z, rows, metric_from_jacobian(rows))
+    assert bool(found["probe_error"].isnan().all())
 
 
 @pytest.mark.parametrize("wrong", [0.5, 1.0, 2.0])
-def test_a_product_is_probed_by_squared_distances_alone(wrong):
+def test_second_differences_of_the_squared_distance_give_the_curvature(wrong):
     generator, z = Linear().double(), torch.randn(6, dtype=torch.float64)
     matrix = metric_at(generator, MSE, z).matrix
     squared = squared_map(generator, MSE, z)
-    found = probe_squared(squared, z, lambda v: wrong * v @ matrix, 1e-6)
-    assert float(found) == pytest.approx(abs(1 / wrong - 1), abs=1e-6)
+    direction = torch.randn(3, 6, dtype=torch.float64)
+    found = second_differences(lambda codes: wrong * squared(codes), z, direction, (1e-2, 1e-3))
+    wanted = wrong * ((direction @ matrix) * direction).sum(dim=1)
+    torch.testing.assert_close(found, wanted[:, None].expand(-1, 2), rtol=1e-8, atol=0)
 
 
 def test_a_product_that_is_not_symmetric_is_seen():
-    z = torch.randn(6)
+    z = torch.randn(6, generator=torch.Generator().manual_seed(8))
     matrix = metric_at(Linear(), MSE, z).matrix
     skewed = matrix + torch.triu(0.1 * matrix.abs().max() * torch.ones(6, 6))
     assert float(probe_symmetry(lambda v: v.double() @ matrix, z)) < 1e-7

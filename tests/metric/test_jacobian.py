@@ -5,7 +5,7 @@ import torch
 from pullback.distances import load_distance
 from pullback.metric.gauss_newton import BLOCK, metric_from_jacobian
 from pullback.metric.jacobian import by_forward_mode, derivative_at, feature_map, jacobian, pull_back
-from pullback.metric.probes import directional_difference
+from pullback.metric.steps import directional_difference
 from toy_generators import Classes, Linear, Smooth
 
 MSE = load_distance("mse", device="cpu")
@@ -42,7 +42,7 @@ def test_classes_go_round_with_rounds_of_the_same_codes():
 def test_the_directional_difference_is_the_jacobian_along_the_direction():
     features = feature_map(Smooth().double(), MSE)
     z, v = torch.randn(2, 2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    difference = directional_difference(features, z, v, torch.full((2, 1), 1e-5, dtype=torch.float64))
+    difference = directional_difference(features, z, v, torch.full((2,), 1e-5, dtype=torch.float64))
     wanted = torch.einsum("bn,bnm->bm", v, jacobian(derivative_at(features, z), z, 6))
     torch.testing.assert_close(difference, wanted, rtol=1e-6, atol=1e-9)
 

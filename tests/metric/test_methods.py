@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from pullback.distances import load_distance
 from pullback.errors import SpecError
 from pullback.metric import metric_at
-from pullback.metric.methods import DENSE, METHODS, choose, expected_products
+from pullback.metric.methods import DENSE, choose, expected_products
+from pullback.spec.metric import METHODS
 from toy_generators import Classes, Smooth
 
 MSE = load_distance("mse", device="cpu")

@@ -10,7 +10,8 @@ from odd_generators import Black, Constant
 
 from pullback.distances import load_distance
 from pullback.errors import MemoryPlanError, PullbackError, SpecError
-from pullback.metric import metric_at, pullback_metric
+from pullback.metric import compute as pullback_metric
+from pullback.metric import metric_at
 from toy_generators import Classes, Linear, Smooth
 
 MSE = load_distance("mse", device="cpu")
@@ -266,13 +267,13 @@ def test_a_condition_that_the_generator_cannot_take_is_refused():
 
 
 def test_what_is_chosen_for_memory_goes_with_what_the_caller_fixed(monkeypatch):
-    asked = {}
+    asked = []
 
-    def fit(*arguments, **fixed):
-        asked.update(fixed)
+    def decide(generator, distance, request, copies_of):
+        asked.append((request.codes, request.batch, request.tangents))
         raise MemoryPlanError("too large")
 
-    monkeypatch.setattr(pullback_metric, "fit", fit)
+    monkeypatch.setattr(pullback_metric, "decide", decide)
     with pytest.raises(MemoryPlanError):
         metric_at(Linear(), MSE, torch.zeros(2, 6), tangents=3)
-    assert asked == {"codes": 2, "batch": None, "tangents": 3}
+    assert asked == [(2, None, 3)]

@@ -7,7 +7,7 @@ from odd_generators import OnlySingle
 from pullback.distances import load_distance
 from pullback.errors import PullbackError
 from pullback.metric import metric_at
-from pullback.metric.certificate import limits_of
+from pullback.metric.checks import limits_of
 from pullback.metric.precision import arithmetic, in_double, relative_error
 from toy_generators import Smooth
 
@@ -21,8 +21,8 @@ def test_each_arithmetic_has_its_own_error_and_it_is_what_the_eigenvalues_show(f
     single = metric_at(faces, lpips_alex, z)
     half = metric_at(faces, lpips_alex, z, precision="bfloat16")
     errors = [float(metric.certificate.precision_error) for metric in (exact, single, half)]
-    assert errors[0] == 0
-    assert 1e-8 < errors[1] < 1e-5
+    assert errors[0] < 1e-4
+    assert errors[1] < 0.01, "the bound includes the error of a difference in float32"
     assert 1e-3 < errors[2] < 0.05
     assert exact.matrix.dtype == single.matrix.dtype == half.matrix.dtype == torch.float64
     found = [float((metric.matrix - exact.matrix).norm() / exact.matrix.norm()) for metric in (single, half)]
@@ -44,10 +44,20 @@ def test_an_arithmetic_that_the_device_does_not_have_is_refused_with_those_it_ha
         metric_at(Smooth(), MSE, torch.zeros(6), precision="tf32")
 
 
-def test_a_network_that_insists_on_float32_has_an_unknown_error_and_passes():
-    metric = metric_at(OnlySingle(), MSE, torch.randn(6))
-    assert bool(metric.certificate.precision_error.isnan())
-    assert metric.certificate.failures() == [""]
+def test_a_network_that_insists_on_float32_is_compared_in_float32_and_passes():
+    certificate = metric_at(OnlySingle(), MSE, torch.randn(6)).certificate
+    assert float(certificate.precision_error) < certificate.limits["precision_error"]
+    assert certificate.failures() == [""]
+
+
+def test_a_network_that_insists_on_float32_and_drowns_in_its_round_off_has_an_unknown_error_and_passes():
+    class Dim(OnlySingle):
+        def forward(self, z):
+            return 0.5 + 1e-6 * super().forward(z)
+
+    certificate = metric_at(Dim(), MSE, torch.randn(6, generator=torch.Generator().manual_seed(0))).certificate
+    assert bool(certificate.precision_error.isnan())
+    assert certificate.failures() == [""]
 
 
 def test_a_large_error_against_float64_fails_the_certificate():

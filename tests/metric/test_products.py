@@ -10,8 +10,8 @@ from torch import nn
 
 from pullback.distances import ScalarDistance, load_distance
 from pullback.metric.backprop import backprop_metric
+from pullback.metric.forward.linearize import Linearization
 from pullback.metric.jacobian import feature_map
-from pullback.metric.linearize import Linearization
 from pullback.metric.products import (
     difference_product,
     double_backward_product,

@@ -1,90 +1,53 @@
-"""The certificate: what was checked about each metric, and whether it may be trusted.
+"""The certificate: the checks of each metric, and whether the metric passes them. `certify` computes it.
 
-Every checked quantity is relative and 0 in exact arithmetic, so one limit serves every generator; correct work stays 10
-times below the limits, and 3 times below that of the probe, whose error comes from the ReLUs that switch within its
-step. What a method cannot have (a Jacobian, a whole matrix) is NaN and has no limit there.
-Leaves to others: the probes (`probes`), and what happens to a metric that fails (`sweep` quarantines it).
+A check that does not apply to a method (because it has no Jacobian or no whole matrix) is NaN and has no limit.
+Elsewhere: the table of checks (`checks`), the checks themselves (`matrix_checks`, `probes`, `differences`,
+`curvature`, `finite_steps`), and the quarantine of metrics that fail (`sweep`).
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from pullback.metric.precision import Precision
-from pullback.metric.stopwatch import verifying
+from pullback.errors import is_interrupt
+from pullback.metric.check_timing import verifying
+from pullback.metric.checks import BY_NAME, MEASURES, NAMES, TRACE_PROBES, limits_of
+from pullback.metric.curvature import AT_ONCE, check_curvature
+from pullback.metric.differences import PushAt, check_jacobian
+from pullback.metric.exact import Maps
+from pullback.metric.finite_steps import unexplained_change
+from pullback.metric.matrix_checks import below_zero, check_matrix, check_pairs, share_of
+from pullback.metric.probes import Looks, draw_signs, probe_symmetry, still
+from pullback.metric.products import Product
 
-_DENSE: dict[str, float] = {
-    "symmetry_error": 1e-4,
-    "negative_eigenvalue": 1e-5,
-    "eigen_residual": 1e-6,
-    "orthogonality_error": 1e-6,
-    "probe_error": 0.15,
-}
-_JACOBIAN = {"symmetry_error": 1e-6, "negative_eigenvalue": 1e-6, "product_error": 1e-6, "column_error": 1e-3}
-_ITERATIVE = {"symmetry_error": 1e-3, "negative_eigenvalue": 1e-4, "eigen_residual": 1e-4}
-_DIFFERENCES = {"symmetry_error": 0.05, "negative_eigenvalue": 0.05, "eigen_residual": 0.05}
-_LIMITS: dict[str, dict[str, float]] = {
-    "gauss_newton": {**_DENSE, **_JACOBIAN},
-    "backprop": _DENSE,
-    "lanczos": {**_DENSE, **_ITERATIVE},
-    "block_krylov": {**_DENSE, **_ITERATIVE},
-    "finite_difference": {**_DENSE, **_DIFFERENCES},
-}
-_ROUNDINGS: dict[Precision, float] = {"float32": 5e-4, "float64": 1e-9, "tf32": 0.02, "bfloat16": 0.1}
-"""What roundings of the tangents may add up to, relatively."""
-_PRECISION_ERRORS: dict[Precision, float] = {"float32": 0.05, "float64": 1e-9, "tf32": 0.1, "bfloat16": 0.15}
-"""What the relative error of the derivative may be, measured against float64. More than the roundings: a ReLU whose
-input is within round-off of 0 switches, and of millions a share of ε does, which moves the derivative by some √ε: by
-0.008 for float32 in BigGAN-deep, in forward mode and in double backpropagation alike."""
-
-
-def limits_of(method: str, precision: Precision = "float32") -> dict[str, float]:
-    """The largest value of each quantity that passes, for a method in an arithmetic; in the order of their checks."""
-    measured = 0.1 if method == "finite_difference" else _PRECISION_ERRORS[precision]  # the step's own error
-    limits = {**_LIMITS[method], "precision_error": measured}
-    if "column_error" in limits:  # reverse mode, its yardstick, is computed without the roundings of the tangents
-        limits["column_error"] = max(limits["column_error"], 2 * _ROUNDINGS[precision])
-    return limits
+_SIZE_PROBES = 4
+"""Number of random vectors. Their products with H estimate the norm of each row of H."""
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """The checks of a batch of metrics; every tensor is [batch] float64 on the CPU.
+    """The checks of a batch of metrics.
+
+    Each check is an attribute with the check's name, such as `certificate.probe_error`: a tensor [batch] on the CPU.
+    `finite` and `converged` are bool, the others float64. `checks.CHECKS` defines all checks.
 
     Attributes:
-        finite: whether every entry that was computed is finite (bool).
-        converged: whether the method came to its end (bool); an iterative one may have run out of products.
-        symmetry_error: max |H − Hᵀ| / max |H| before H is made exactly symmetric; of a method without a matrix
-            |uᵀHv − vᵀHu| / (‖Hu‖ ‖v‖ + ‖u‖ ‖Hv‖) for random u, v.
-        negative_eigenvalue: how far the least known eigenvalue lies below zero, relative to the greatest.
-        eigen_residual: max over the kept eigenpairs of ‖Hv − λv‖ / λ₁, for the vectors as stored (float32).
-        orthogonality_error: max |V Vᵀ − I| over the kept eigenvectors as stored.
-        trace_share: Σ kept λ / trace of H; 1 where H is zero, for nothing is left out of nothing. Estimated from random
-            directions where there is no matrix.
-        probe_error: of the derivative along a random direction v, against differences of forward passes, good to
-            some per cent in float32: ‖Jv − (r(z+εv) − r(z−εv)) / 2ε‖ / ‖Jv‖, or of vᵀHv where there is no Jacobian.
-        product_error: ‖Hv − 2Jᵀ(Jv)‖ / ‖Hv‖ for a random v: that H is the product of its Jacobian. Of `gauss_newton`.
-        column_error: max over the columns i of the Jacobian of |Jᵢᵀu − (Jᵀu)ᵢ| / ‖Jᵢ‖ for a random u, where Jᵀu comes
-            from reverse mode: one wrong column of thousands is seen. Of `gauss_newton`.
-        precision_error: of the derivative along random directions against float64, measured once for these networks
-            in this arithmetic, at a random code; NaN where the networks do not run in float64.
-        limits: the largest value of each that passes.
+        values: the checks by name, each [batch].
+        limits: the largest value that passes, by check.
     """
 
-    finite: Tensor
-    converged: Tensor
-    symmetry_error: Tensor
-    negative_eigenvalue: Tensor
-    eigen_residual: Tensor
-    orthogonality_error: Tensor
-    trace_share: Tensor
-    probe_error: Tensor
-    product_error: Tensor
-    column_error: Tensor
-    precision_error: Tensor
+    values: Mapping[str, Tensor]
     limits: Mapping[str, float] = field(default_factory=lambda: limits_of("gauss_newton"))
+
+    def __getattr__(self, name: str) -> Tensor:
+        if name not in NAMES:  # `copy` and `pickle` look up other attributes before `values` exists
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return self.values[name]
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *NAMES})
 
     @property
     def passed(self) -> Tensor:
@@ -92,81 +55,200 @@ class Certificate:
         return torch.tensor([not failure for failure in self.failures()]).reshape(self.finite.shape)
 
     def failures(self) -> list[str]:
-        """The first check that each metric fails, `""` where it passes all; a list of one for a single metric."""
+        """The first check that each metric fails, `""` if it passes all. A single metric gives a list of one."""
         return [self._first_failure(index) for index in range(self.finite.numel())]
 
     def _first_failure(self, index: int) -> str:
-        for name in ("finite", "converged"):
-            if not bool(getattr(self, name).reshape(-1)[index]):
-                return name
-        for name, limit in self.limits.items():
-            value = float(getattr(self, name).reshape(-1)[index])
-            unknown = name == "precision_error" and value != value
-            if not value <= limit and not unknown:  # a NaN fails
+        for name, check in BY_NAME.items():
+            value = self.values[name].reshape(-1)[index]
+            if check.flag:
+                failed = not bool(value)
+            elif name in self.limits:
+                unknown = check.optional and bool(value.isnan())
+                failed = not unknown and not float(value) <= self.limits[name]  # a NaN fails
+            else:
+                failed = False
+            if failed:
                 return name
         return ""
 
     def __getitem__(self, index: int) -> "Certificate":
-        """The certificate of one metric of the batch, its tensors scalars."""
-        return Certificate(**{name: getattr(self, name)[index] for name in CHECKS}, limits=self.limits)
+        """The certificate of one metric of the batch, with scalar tensors."""
+        return Certificate({name: value[index] for name, value in self.values.items()}, self.limits)
 
     @staticmethod
     def concatenate(parts: Sequence["Certificate"]) -> "Certificate":
-        """The certificates of several batches of one method as one."""
-        joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in CHECKS}
-        return Certificate(**joined, limits=parts[0].limits)
+        """Join the certificates of several batches of the same method."""
+        joined = {name: torch.cat([part.values[name] for part in parts]) for name in NAMES}
+        return Certificate(joined, parts[0].limits)
 
 
-CHECKS: tuple[str, ...] = tuple(entry.name for entry in fields(Certificate) if entry.name != "limits")
-"""The names of everything that is checked, in the order of the attributes."""
-MEASURES: tuple[str, ...] = CHECKS[2:]
-"""Those of them that are numbers."""
+@dataclass(frozen=True)
+class Evidence:
+    """Results of a method at a batch of codes, and the functions that the checks need to compute more.
+
+    Attributes:
+        values: the kept eigenvalues [batch, k] float64, descending.
+        vectors: their eigenvectors as stored [batch, k, n]: float32 numbers in float64.
+        z: the codes [batch, n]; None to check no derivatives.
+        raw: H as computed [batch, n, n] float64 on the CPU, before symmetrisation; None for a method without a matrix.
+        matrix: H as returned [batch, n, n], symmetric.
+        spectrum: all eigenvalues [batch, n], if there is a matrix.
+        looks: records of the Jacobian, after `probes.compare_columns`; None for a method without a Jacobian.
+        push_at: the function that made the Jacobian.
+        product: maps vectors [p, n] to H times them, at the single code of a method without a matrix.
+        at_once: number of codes that a check may pass through the networks at once, if there is no Jacobian.
+        converged: whether the method converged [batch] bool; None means that all did.
+    """
+
+    values: Tensor
+    vectors: Tensor
+    z: Tensor | None = None
+    raw: Tensor | None = None
+    matrix: Tensor | None = None
+    spectrum: Tensor | None = None
+    looks: Looks | None = None
+    push_at: PushAt | None = None
+    product: Product | None = None
+    at_once: int = AT_ONCE
+    converged: Tensor | None = None
+
+
+def certify(
+    found: Evidence,
+    limits: Mapping[str, float],
+    maps: Maps | None = None,
+    known: Mapping[str, Tensor] | None = None,
+) -> tuple[Certificate, Tensor]:
+    """Certify the results of any method; return the certificate and the trace of the whole H [batch].
+
+    Args:
+        found: the results.
+        limits: from `checks.limits_of` for the method and precision. A check beyond its limit is repeated more closely.
+        maps: the maps whose derivatives are checked; None to check no derivatives.
+        known: results of earlier checks. For example, a block of a metric reuses the checks of the whole metric. The
+            matrix and its eigenpairs are always checked.
+    """
+    batch = len(found.values)
+    nothing = torch.full((batch,), torch.nan, dtype=torch.float64)
+    values: dict[str, Tensor] = dict.fromkeys(MEASURES, nothing)
+    values["converged"] = torch.ones(batch, dtype=torch.bool) if found.converged is None else found.converged
+    values |= known or {}
+    if found.raw is not None:
+        checked, trace = _of_matrices(found, limits, maps)
+    else:
+        checked, trace = _of_pairs(found, limits, maps)
+    values |= checked
+    return Certificate({name: values[name] for name in NAMES}, limits), trace
+
+
+def _of_matrices(found: Evidence, limits: Mapping[str, float], maps: Maps | None) -> tuple[dict[str, Tensor], Tensor]:
+    """The checks of whole metrics [batch, n, n], and the traces of the metrics [batch]."""
+    raw, matrix, spectrum = found.raw, found.matrix, found.spectrum
+    assert raw is not None
+    assert matrix is not None
+    assert spectrum is not None
+    checks: dict[str, Tensor] = {}
+    if maps is not None and found.z is not None:
+        z, sizes = found.z, raw.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()
+        if found.looks is not None:
+            checks |= check_jacobian(maps.features_of, z, found.looks, limits, maps.exact_features_of, found.push_at)
+        else:
+            singles = [
+                check_curvature(
+                    lambda v, h=h: v.to(h) @ h,  # type: ignore[misc]
+                    code,
+                    size,
+                    maps.squared_at(index),
+                    maps.exact_squared_at(index),
+                    limits,
+                    dense=True,
+                    at_once=found.at_once,
+                )
+                for index, (h, code, size) in enumerate(zip(raw, z, sizes, strict=True))
+            ]
+            checks |= {name: torch.stack([single[name] for single in singles]) for name in singles[0]}
+        checks["zero_error"] = _zero_errors(maps, z, still(sizes))
+        checks = {name: value.to("cpu", torch.float64) for name, value in checks.items()}
+    checks |= check_matrix(raw, spectrum, found.values.shape[1])
+    checks |= check_pairs(found.values, found.vectors, found.vectors @ matrix)
+    return checks, matrix.diagonal(dim1=1, dim2=2).sum(dim=1)
+
+
+def _of_pairs(found: Evidence, limits: Mapping[str, float], maps: Maps | None) -> tuple[dict[str, Tensor], Tensor]:
+    """The checks of one metric's eigenpairs by products with the metric, and its estimated trace [1]."""
+    product, codes = found.product, found.z
+    assert maps is not None
+    assert product is not None
+    assert codes is not None
+    finite = bool(found.vectors.isfinite().all() and found.values.isfinite().all())
+    checks = {"finite": torch.tensor([finite])}
+    if not finite:
+        return checks, torch.full((1,), torch.nan, dtype=torch.float64)
+    code = codes[0]
+    # Computed again: the products that the search used must not certify its result.
+    fresh = product(found.vectors[0].to(code)).to("cpu", torch.float64)
+    checks |= check_pairs(found.values, found.vectors, fresh[None])
+    checks["symmetry_error"] = probe_symmetry(product, code)[None]
+    checks["negative_eigenvalue"] = below_zero(found.values)
+    sizes = _sizes(product, code)
+    curved = check_curvature(
+        product,
+        code,
+        sizes,
+        maps.squared_at(0),
+        maps.exact_squared_at(0),
+        limits,
+        dense=False,
+        at_once=found.at_once,
+    )
+    checks |= {name: value[None] for name, value in curved.items()}
+    checks["zero_error"] = _zero_errors(maps, codes, still(sizes)[None])
+    trace = _estimated_trace(product, code, found.values[0], found.vectors[0])[None]
+    checks["trace_share"] = share_of(found.values, trace)
+    return checks, trace
 
 
 @verifying
-def check_pairs(values: Tensor, vectors: Tensor, products: Tensor) -> dict[str, Tensor]:
-    """`eigen_residual` and `orthogonality_error` of eigenpairs as they are stored.
-
-    Args:
-        values: eigenvalues [batch, k].
-        vectors: eigenvectors [batch, k, n], as stored: of float32 numbers.
-        products: H times each of these very vectors [batch, k, n].
-    """
-    vectors, products = vectors.to(torch.float64), products.to(torch.float64)
-    tiny = torch.finfo(torch.float64).tiny
-    largest = values.abs().amax(dim=1).clamp_min(tiny)
-    residual = (products - values[:, :, None] * vectors).norm(dim=2).amax(dim=1) / largest
-    identity = torch.eye(vectors.shape[1], dtype=torch.float64)
-    orthogonality = (vectors @ vectors.transpose(1, 2) - identity).abs().amax(dim=(1, 2))
-    return {"eigen_residual": residual, "orthogonality_error": orthogonality}
+def _sizes(product: Product, code: Tensor) -> Tensor:
+    """Norms of the rows of H [n], up to a common factor and about ten per cent; exactly 0 for a zero row."""
+    signs = torch.cat([draw_signs(code[None], 5 + index) for index in range(_SIZE_PROBES)])
+    rows: Tensor = product(signs.to(code)).to("cpu", torch.float64).square().mean(dim=0).sqrt()
+    return rows
 
 
 @verifying
-def check_matrix(metric: Tensor, values: Tensor, kept: int) -> dict[str, Tensor]:
-    """`finite`, `symmetry_error`, `negative_eigenvalue` and `trace_share` of whole metrics.
+def _zero_errors(maps: Maps, z: Tensor, zeros: Tensor) -> Tensor:
+    """`zero_error` of codes [batch, n]. `zeros` marks the coordinates whose column is zero [batch, n] bool."""
+    return torch.stack([_zero_error(maps, index, code, zeros[index]) for index, code in enumerate(z)])
 
-    Args:
-        metric: H [batch, n, n] float64 on the CPU, as computed.
-        values: every eigenvalue [batch, n], descending.
-        kept: how many are kept.
+
+def _zero_error(maps: Maps, index: int, code: Tensor, zeros: Tensor) -> Tensor:
+    if not bool(zeros.any()):
+        return torch.zeros((), dtype=torch.float64)
+    attempts = maps.seen_at(index)
+    for place, (features, dtype) in enumerate(attempts):
+        try:
+            return unexplained_change(features, code.to(dtype), zeros)
+        except Exception as error:  # a network may not run in float64
+            if is_interrupt(error):
+                raise KeyboardInterrupt from error
+            if place == len(attempts) - 1:
+                raise
+    raise AssertionError("there is at least one attempt, and the last returns or raises")
+
+
+def _estimated_trace(product: Callable[[Tensor], Tensor], code: Tensor, values: Tensor, vectors: Tensor) -> Tensor:
+    """Estimated trace of H: Σλ of the found eigenvalues, plus (n − k) times a mean over random directions.
+
+    The mean is over vᵀHv for random unit vectors v orthogonal to the k found eigenvectors.
+    Source: Hutchinson's estimator on the orthogonal complement, as in Hutch++ (Meyer et al., SOSA 2021).
     """
-    tiny = torch.finfo(torch.float64).tiny
-    scale = metric.abs().amax(dim=(1, 2)).clamp_min(tiny)
-    trace = metric.diagonal(dim1=1, dim2=2).sum(dim=1)
-    return {
-        "finite": metric.isfinite().all(dim=(1, 2)),
-        "symmetry_error": (metric - metric.transpose(1, 2)).abs().amax(dim=(1, 2)) / scale,
-        "negative_eigenvalue": below_zero(values),
-        "trace_share": share_of(values[:, :kept], trace),
-    }
-
-
-def below_zero(values: Tensor) -> Tensor:
-    """How far the least of eigenvalues [batch, k] lies below zero, relative to the greatest."""
-    largest = values.abs().amax(dim=1).clamp_min(torch.finfo(torch.float64).tiny)
-    return (-values.amin(dim=1)).clamp_min(0) / largest
-
-
-def share_of(kept: Tensor, trace: Tensor) -> Tensor:
-    """Σ of the kept eigenvalues [batch, k] over the trace [batch]; 1 where that is zero."""
-    return torch.where(trace == 0, torch.ones_like(trace), kept.sum(dim=1) / trace)
+    rest = len(code) - len(values)
+    if rest == 0:
+        return values.sum()
+    drawn = torch.randn(TRACE_PROBES, len(code), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    drawn -= drawn @ vectors.T @ vectors
+    drawn /= drawn.norm(dim=1, keepdim=True)
+    curvatures = (product(drawn.to(code)).to("cpu", torch.float64) * drawn).sum(dim=1)
+    return values.sum() + rest * curvatures.mean().clamp_min(0)

@@ -7,13 +7,13 @@ from torch import Tensor
 def eigendecompose(metric: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues and eigenvectors of symmetric metrics, largest first.
 
-    Always in float64 on the CPU: batched CUDA `eigh` has returned wrong vectors without an error.
+    Always computed in float64 on the CPU, because batched CUDA `eigh` has returned wrong vectors without an error.
 
     Args:
-        metric: H [batch, n, n], symmetric; a metric that is not finite gives NaN, not an error.
+        metric: H [batch, n, n], symmetric. A metric that is not finite gives NaN instead of an error.
 
     Returns:
-        Eigenvalues [batch, n] descending and eigenvectors [batch, n, n], rows, both float64 on the CPU.
+        Eigenvalues [batch, n], descending, and eigenvectors as rows [batch, n, n]; both float64 on the CPU.
     """
     metric = metric.to("cpu", torch.float64)
     finite = metric.isfinite().all(dim=(1, 2))

@@ -1,17 +1,18 @@
-"""The largest eigenvalues of a symmetric matrix, and their vectors, from products with blocks of vectors.
+"""The largest eigenvalues of a symmetric matrix, and their eigenvectors, from products with blocks of vectors.
 
-Block Lanczos with full reorthogonalisation and thick restarts (Wu & Simon, SIAM J. Matrix Anal. Appl. 22, 2000), in the
-form of a Davidson method without preconditioner: each step multiplies the principal directions of the residuals of the
-wanted pairs that have not converged. As long as none has, they span what block Lanczos would go on with (Morgan &
-Scott, SIAM J. Sci. Stat. Comput. 7, 1986; with restarts: Stathopoulos, Saad & Wu, SIAM J. Sci. Comput. 19, 1998).
-Afterwards the block shrinks, and nothing is multiplied for the sake of pairs that are finished or not wanted.
+The method is block Lanczos with full reorthogonalisation and thick restarts (Wu & Simon, SIAM J. Matrix Anal. Appl. 22,
+2000), written as a Davidson method without preconditioner. Each step multiplies the principal directions of the
+residuals of those wanted pairs that have not converged. Until the first pair converges, these directions span the
+same space as block Lanczos (Morgan & Scott, SIAM J. Sci. Stat. Comput. 7, 1986; with restarts: Stathopoulos, Saad & Wu,
+SIAM J. Sci. Comput. 19, 1998). After that the block shrinks, and no product is spent on converged or unwanted pairs.
 
 Products may be float32 on any device. The basis, the products and the projected matrix are float64 on the CPU, where
-decompositions can be trusted; next to a product, their transfer and arithmetic are small.
+decompositions are reliable. Their transfer and arithmetic cost little compared with a product.
 
-Invariants: every product of a basis vector is kept, so a residual is that of the pair itself and no recurrence's
-estimate; the result depends on the seed and on the products alone; no matrix makes it raise or run for ever.
-Leaves to others the products (`products`).
+Invariants: every product of a basis vector is kept, so a residual is computed from the pair itself rather than
+estimated by a recurrence. The result depends only on the seed and the products. The search ends without an error for
+any matrix.
+Elsewhere: the products (`products`).
 """
 
 import math
@@ -24,37 +25,37 @@ from torch import Tensor
 from pullback.metric.products import Product
 
 BLOCK = 4
-"""Vectors multiplied at once on a CPU. A smaller block needs fewer products, a larger one makes each cheaper."""
+"""Vectors multiplied at once on a CPU. Smaller blocks need fewer products; larger blocks make each product cheaper."""
 BLOCK_CUDA = 32
-"""The same on a GPU, where a few vectors take as long as one."""
+"""Vectors multiplied at once on a GPU, where a few vectors take as long as one."""
 _SUBSPACE = 512
-"""Basis vectors before a restart, where more are not asked for: a restart costs products, and 512 vectors of 4096
-numbers with their products take 34 MB."""
+"""Default number of basis vectors before a restart. A restart costs extra products. 512 vectors of 4096 numbers and
+their products take 34 MB."""
 _ROOM = 24
-"""Basis vectors beyond the wanted that there is always room for: enough to look for copies of an eigenvalue."""
+"""Basis vectors kept in addition to the wanted ones: enough to search for copies of an eigenvalue."""
 _OFTEN = 256
-"""Up to this size the projected matrix is decomposed at every step, beyond it when it has grown by a twentieth."""
+"""Up to this size the projected matrix is decomposed at every step, above it whenever it has grown by 5 per cent."""
 _DEPENDENT = 1e-13
-"""Directions that are smaller than this, relative to the matrix, are round-off of the projections."""
+"""Directions smaller than this, relative to the matrix, are round-off of the projections."""
 _PATIENCE = 6
-"""Decompositions without progress after which nothing better is expected, at the level of the products' round-off."""
+"""Decompositions without progress after which the search stops, if residuals are at the products' round-off."""
 _DOUBT = 1e-3
-"""Allowed probability that a copy of an eigenvalue was overlooked."""
+"""Allowed probability of overlooking a copy of an eigenvalue."""
 
 
 @dataclass(frozen=True)
 class KrylovResult:
-    """The largest eigenpairs, as far as they were found. Tensors are float64 on the CPU.
+    """The largest eigenpairs found. Tensors are float64 on the CPU.
 
     Attributes:
-        eigenvalues: [k], descending. All NaN, like everything else, where a product was not finite; the last of them
-            NaN where there were fewer products than k.
+        eigenvalues: [k], descending. All tensors are NaN if a product was not finite. With fewer products than k, the
+            last entries are NaN.
         eigenvectors: [k, n], orthonormal rows.
-        residuals: ‖Hv − λv‖ / λ₁ of each pair [k], from the products as they were computed; λ₁ is the eigenvalue that
-            is largest in absolute value. 0 for the zero matrix.
-        products: vectors that were multiplied.
-        iterations: calls of the product.
-        converged: whether every residual is within the tolerance, and no further copy of an eigenvalue was in doubt.
+        residuals: ‖Hv − λv‖ / |λ₁| of each pair [k], from the products as computed. λ₁ is the eigenvalue of largest
+            absolute value. 0 for the zero matrix.
+        products: number of vectors multiplied.
+        iterations: number of calls of the product.
+        converged: whether every residual is within the tolerance, and the search for overlooked copies is finished.
     """
 
     eigenvalues: Tensor
@@ -78,25 +79,25 @@ def top_eigenpairs(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> KrylovResult:
-    """The k largest (algebraically) eigenvalues of a symmetric matrix and their vectors.
+    """The k largest (algebraically) eigenvalues of a symmetric matrix, and their eigenvectors.
 
     Args:
-        product: V [p, n] -> HV [p, n].
+        product: maps V [p, n] to HV [p, n].
         n: size of the matrix, at least 1.
-        k: pairs wanted, 1 to n.
-        block: vectors multiplied at once, at most; by default 8 on a CPU and 32 on a GPU. An eigenvalue with more
-            copies than that is found with all of them all the same, for some more products.
-        tolerance: of the residuals, relative to λ₁. float32 products reach 1e-7 to 1e-6; where they do not reach the
-            tolerance, the search ends at what they reach.
-        max_products: vectors multiplied at most, at least 1; 2n by default (n products suffice without a restart).
-        largest_subspace: basis vectors kept before a restart, by default 512 or 3k, at least k + 24 and k + 2 block;
-            memory is 16 n bytes each.
-        seed: of the random start.
-        dtype: of the vectors that are multiplied.
-        device: of the vectors that are multiplied.
+        k: number of wanted pairs, 1 to n.
+        block: largest number of vectors multiplied at once; by default 4 on a CPU and 32 on a GPU. An eigenvalue of
+            higher multiplicity is still found completely, at the cost of extra products.
+        tolerance: largest residual, relative to λ₁. float32 products reach 1e-7 to 1e-6. If they cannot reach the
+            tolerance, the search ends at the smallest residuals they allow.
+        max_products: largest number of vectors multiplied, at least 1; 2n by default (n suffice without a restart).
+        largest_subspace: basis vectors kept before a restart; by default 512 or 3k, whichever is larger. At least
+            k + 24 and k + 2 block are kept. Each takes 16 n bytes.
+        seed: seed of the random start.
+        dtype: dtype of the vectors that are multiplied.
+        device: device of the vectors that are multiplied.
 
     Returns:
-        What was found, converged or not.
+        The pairs found, converged or not.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -111,7 +112,7 @@ def top_eigenpairs(
             f"a block and a number of products of at least 1, and a tolerance not below 0, are needed, not {block}, "
             f"{max_products} and {tolerance}"
         )
-    capacity = min(n, max(largest_subspace or max(_SUBSPACE, 3 * k), k + _ROOM, k + 2 * block))
+    capacity = subspace_size(n, k, block, largest_subspace)
     search = _Search(n, k, block, tolerance, capacity, seed)
     products = iterations = 0
     while not search.over:
@@ -126,8 +127,13 @@ def top_eigenpairs(
     return KrylovResult(*search.pairs(), products, iterations, search.converged)
 
 
+def subspace_size(n: int, k: int, block: int = BLOCK_CUDA, largest: int | None = None) -> int:
+    """Number of basis vectors that a search for k of n eigenpairs holds before a restart; see `top_eigenpairs`."""
+    return min(n, max(largest or max(_SUBSPACE, 3 * k), k + _ROOM, k + 2 * block))
+
+
 class _Subspace:
-    """An orthonormal basis (rows), the products of its vectors, and the matrix projected on it, as computed."""
+    """An orthonormal basis (rows), the products of its vectors, and the projected matrix as computed."""
 
     def __init__(self, capacity: int, n: int) -> None:
         self._basis = torch.empty(capacity, n, dtype=torch.float64)
@@ -155,40 +161,41 @@ class _Subspace:
         self.projected[old:, :old] = vectors @ self.images[:old].T
 
     def decompose(self) -> tuple[Tensor, Tensor]:
-        """Ritz values, descending, and the coefficients of the Ritz vectors, as rows."""
+        """Ritz values, descending, and the coefficients of the Ritz vectors as rows."""
         ascending, columns = torch.linalg.eigh((self.projected + self.projected.T) / 2)
         return ascending.flip(0), columns.flip(1).T
 
     def noise(self) -> float:
-        """The round-off of a product of a unit vector (its norm), from what is not symmetric of the projected matrix.
+        """Norm of the round-off in a product of a unit vector, from the asymmetry of the projected matrix P.
 
-        If it points anywhere, an entry of P has 1/√n of it, and P − Pᵀ has √2 times that in each of size² entries.
+        If the round-off has a random direction, each entry of P has an error of 1/√n of its norm. The size² entries of
+        P − Pᵀ have errors √2 times as large.
         """
         skew = float((self.projected - self.projected.T).norm())
         return skew / self.size * math.sqrt(self.basis.shape[1] / 2)
 
     def errors(self, values: Tensor, coefficients: Tensor) -> Tensor:
-        """Hv − λv of Ritz pairs, a row each."""
+        """Hv − λv of Ritz pairs, one per row."""
         return coefficients @ self.images - values[:, None] * (coefficients @ self.basis)
 
     def directions(self, candidates: Tensor, floor: float, most: int) -> Tensor:
-        """Orthonormal directions of the candidates, orthogonal to the basis; the largest first, `most` at most.
+        """Orthonormal directions of the candidates, orthogonal to the basis; at most `most`, largest first.
 
         Args:
             candidates: [p, n].
-            floor: the candidates must be larger than this in a direction for it to count.
-            most: how many directions at most.
+            floor: directions in which the candidates are not larger than this are dropped.
+            most: largest number of directions.
         """
         rest = candidates - (candidates @ self.basis.T) @ self.basis
         _, sizes, rows = torch.linalg.svd(rest, full_matrices=False)
         rows = rows[:most][sizes[:most] > floor]
-        # Small directions come out of the first projection with the round-off of large ones, hence once more.
+        # The first projection leaves round-off of the large directions in the small ones, so project once more.
         rows = rows - (rows @ self.basis.T) @ self.basis
         orthonormal: Tensor = torch.linalg.qr(rows.T)[0].T
         return orthonormal
 
     def restart(self, coefficients: Tensor) -> None:
-        """Keep only these combinations of the basis, orthonormal rows."""
+        """Replace the basis by these combinations of its vectors (orthonormal rows)."""
         basis, images = coefficients @ self.basis, coefficients @ self.images
         projected = coefficients @ self.projected @ coefficients.T
         self.size = len(coefficients)
@@ -196,7 +203,7 @@ class _Subspace:
 
 
 class _Search:
-    """What is known between two products: which vectors come next, and whether there are any."""
+    """State between two products: the next vectors to multiply, and whether the search is over."""
 
     def __init__(self, n: int, k: int, block: int, tolerance: float, capacity: int, seed: int) -> None:
         self.over = self.converged = False
@@ -205,25 +212,25 @@ class _Search:
         self._space = _Subspace(capacity, n)
         self._candidates = torch.empty(0, n, dtype=torch.float64)
         self._drawn = 0
-        """Random vectors at the start: as many copies of an eigenvalue are certain to be found."""
+        """Number of random start vectors. Krylov vectors from d of them contain d copies of any eigenvalue."""
         self._chain: int | None = None
-        """Where in the basis a search for overlooked copies begins, while there is one."""
+        """Basis index at which the search for overlooked copies begins, while there is such a search."""
         self._values = self._coefficients = self._residuals = torch.empty(0)
         self._decomposed = 0
         self._scale = 0.0
         self._reachable = tolerance
-        """The tolerance, or what the round-off of the products allows where that is more."""
+        """The tolerance, or the larger residual that the round-off of the products allows."""
         self._best, self._waited = math.inf, 0
 
     def next_block(self, most: int) -> Tensor:
         """The vectors to multiply next [p, n], p from 1 to `most`."""
         space = self._space
         most = min(most, self._block, self._n - space.size)
-        # What could change a residual by less than half the tolerance is not worth a product, unless it leads to
-        # copies.
+        # A direction that changes a residual by less than half the tolerance is not worth a product, unless a search
+        # for copies is under way.
         floor = _DEPENDENT if self._chain is not None else max(_DEPENDENT, self._reachable / 2)
         vectors = space.directions(self._candidates, floor * self._scale, most)
-        while len(vectors) == 0:  # at the start, to look for copies, and where the subspace is invariant
+        while len(vectors) == 0:  # at the start, in a search for copies, and if the subspace is invariant
             drawn = torch.randn(most, self._n, generator=self._stream, dtype=torch.float64)
             vectors = space.directions(drawn, 0.0, most)
             self._drawn = self._drawn or len(vectors)
@@ -233,7 +240,7 @@ class _Search:
         return vectors
 
     def take(self, vectors: Tensor, images: Tensor, last: bool) -> None:
-        """Add vectors and their products, and decide how to go on; `last` says that there can be no more products."""
+        """Add vectors and their products, and choose the next step. `last`: no further products are allowed."""
         space = self._space
         space.append(vectors, images)
         self._scale = max(self._scale, float(images.norm(dim=1).max()))
@@ -241,13 +248,13 @@ class _Search:
         full = space.size + self._block > self._capacity
         due = space.size >= self._k and (space.size <= _OFTEN or space.size >= 1.05 * self._decomposed)
         if not (due or full or ended or self._chain is not None):
-            self._candidates = images  # the next block of Lanczos, without looking at residuals
+            self._candidates = images  # the next Lanczos block, without computing residuals
             return
         self._values, self._coefficients = space.decompose()
         self._decomposed = space.size
         self._scale = float(self._values.abs().max())
         errors = space.errors(self._values[: self._k], self._coefficients[: self._k])
-        self._residuals = (errors / (self._scale or 1.0)).norm(dim=1)  # whose squares may underflow undivided
+        self._residuals = (errors / (self._scale or 1.0)).norm(dim=1)  # divide first, since squares may underflow
         if self._stalled():
             self._reachable = 2 * float(self._residuals.max())
         unfinished = self._residuals > self._reachable
@@ -264,7 +271,7 @@ class _Search:
             self._chain, self._candidates = space.size, images[:0]
 
     def pairs(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Eigenvalues, eigenvectors and residuals; NaN in place of those for which there were too few products."""
+        """Eigenvalues, eigenvectors and residuals; NaN for pairs that the products did not suffice for."""
         vectors = self._coefficients[: self._k] @ self._space.basis
         vectors = vectors / vectors.norm(dim=1, keepdim=True)
         found = torch.cat([self._values[: self._k, None], self._residuals[:, None], vectors], dim=1)
@@ -273,7 +280,7 @@ class _Search:
         return every[:, 0].clone(), every[:, 2:].clone(), every[:, 1].clone()
 
     def _stalled(self) -> bool:
-        """Whether the residuals have come down to the round-off of the products, and to rest."""
+        """Whether the residuals are at the level of the products' round-off and no longer shrink."""
         worst = float(self._residuals.max())
         if worst <= self._reachable or worst < 0.7 * self._best:
             self._best, self._waited = worst, 0
@@ -282,16 +289,15 @@ class _Search:
         return self._waited >= _PATIENCE and worst * self._scale <= 10 * self._space.noise()
 
     def _overlooked(self) -> Literal["none", "open", "some"]:
-        """Whether copies of a wanted eigenvalue were overlooked: none were, it is open, or some of them were.
+        """Whether copies of a wanted eigenvalue were overlooked: "none", "some" (start a sequence) or "open" (go on).
 
-        Krylov vectors of d random ones contain d vectors of every eigenspace. So doubt arises only where d values
-        agree, each with the next up to what the tolerance lets pass for equal: the vectors of a cluster that is a few
-        tolerances wide have converged, too, before they are told apart. It matters only where smaller values are
-        wanted too.
-        Then a Krylov sequence of random vectors orthogonal to all that is known goes on until its largest Ritz value
-        would be larger, were there another copy: by Kuczyński & Woźniakowski (SIAM J. Matrix Anal. Appl. 13, 1992),
-        after q steps from one random vector it is within a share ε of the largest eigenvalue but for a probability of
-        1.648 √n exp(−√ε (2q − 1)). The sequence ends, too, when it has itself become a copy.
+        Krylov vectors of d random vectors contain d vectors of every eigenspace. So doubt arises only if d consecutive
+        values agree within the tolerance. (The vectors of a cluster a few tolerances wide converge before its values
+        can be distinguished.) The doubt matters only if smaller values are wanted too.
+        In that case a Krylov sequence starts from random vectors orthogonal to all known ones. It runs until its
+        largest Ritz value would be larger if there were another copy. By Kuczyński & Woźniakowski (SIAM J. Matrix
+        Anal. Appl. 13, 1992), after q steps from one random vector that value is within a fraction ε of the largest
+        eigenvalue, except with probability 1.648 √n exp(−√ε (2q − 1)). The sequence also ends when it finds a copy.
         """
         space, wanted, d = self._space, self._values[: self._k], self._drawn
         if space.size == self._n or d >= self._k:
@@ -311,6 +317,6 @@ class _Search:
         share = (sought - largest) / max(sought - lowest, sought - largest)
         width = min(self._block, space.size - self._chain)
         steps = (space.size - self._chain) / width
-        # logarithms, since a small share of a wide block would overflow
+        # logarithms, because a small fraction with a wide block would overflow
         failure = width * (math.log(1.648 * self._n**0.5) - share**0.5 * (2 * steps - 1))
         return "none" if failure <= math.log(_DOUBT) else "open"

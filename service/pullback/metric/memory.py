@@ -1,60 +1,75 @@
-"""What a metric needs in memory, and the largest batch and chunk of tangents that fit.
+"""The memory that a metric needs, and the largest batch and chunk of tangents that fit.
 
-The need is measured and scaled: one code is pushed forward with few tangents and with more while every tensor that
-operators make is followed from birth to death, and the peaks give what a code and what a tangent cost. What the
-mathematical libraries take beside it (blocked copies of weights, workspaces) is estimated.
-Leaves to others: how many workers share a machine.
+The need is measured on a small run and scaled up. The job's own method runs at one code with one tangent and with
+three, and every tensor that operators allocate is followed until it is freed. The peaks give the cost of a code and of
+a tangent. The scratch memory of the mathematical libraries (rearranged copies of weights, workspaces) is estimated.
+Elsewhere: the choice of the method (`strategy`), and how many workers share a machine.
 """
 
-import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
-from weakref import WeakKeyDictionary
+from typing import Any, Literal
 
-import psutil
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from pullback.distances import Distance, ResidualDistance
 from pullback.errors import MemoryPlanError
-from pullback.generators.base import any_condition, like
+from pullback.generators.base import any_condition, generate, reference_tensor
+from pullback.metric.allocation import LivePeak
+from pullback.metric.curvature import AT_ONCE
+from pullback.metric.exact import Maps
 from pullback.metric.gauss_newton import BLOCK
-from pullback.metric.jacobian import derivative_at, feature_map, pull_back
+from pullback.metric.jacobian import Features, Push, feature_map, pull_back
+from pullback.metric.krylov import subspace_size
+from pullback.metric.methods import DENSE, Setting, product_at, push_at
 from pullback.metric.products import squared_map
+from pullback.metric.reverse import rows_by_reverse
 
 GIB = 2**30
 _DENSE = 9
-"""Matrices n × n that live at once: H, its symmetric part, the eigenvectors, LAPACK's copy and workspace, or the
-certificate's products; measured as peak memory for n = 1500 to 3000."""
+"""Matrices n × n alive at once: H, its symmetric part, the eigenvectors, and LAPACK's copy and workspace or the
+certificate's products. Measured as peak memory for n = 1500 to 3000."""
 _FIXED = 2 * 2**20
-"""Buffers of the mathematical libraries, whatever the sizes."""
+"""Buffers of the mathematical libraries, independent of all sizes."""
 _MOST_IMAGES = 32
-"""Codes × tangents at once on a CPU: its cores are full with fewer, and more only takes memory."""
+"""Largest codes × tangents at once on a CPU. Fewer already keep its cores busy; more only take memory."""
 _CACHED = 9 * 2**20
-"""Bytes of a CPU's largest tangent beyond which each allocation is mapped and cleared anew by the system: from there
-on, larger chunks are slower."""
-_SHARE = 0.7
-"""Part of the free memory that is planned with; the rest is for what cannot be foreseen."""
+"""Bytes of the largest tangent up to which larger chunks pay on a CPU. Beyond it the system maps and clears memory for
+each allocation, so larger chunks are slower."""
+_RECORDED = 4
+"""Largest number of codes that share a recording on a CPU. A metric of n = 64 at 64 × 64 pixels takes 6 to 18 per cent
+less time than one code after the other."""
+_MOST_HELD = 2**26
+"""Largest size of their Jacobians in bytes."""
+_AGREEMENT = 1e-2
+"""Largest relative difference between Jv and Jᵀu at which a derivative by two reverse passes is accepted."""
+
+Kind = Literal["jacobian", "rows", "pairs"]
+"""Held in memory: a whole Jacobian, H built from products, or eigenpairs only."""
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """What one code's metric takes, in bytes.
+    """The memory of one code's metric by one method, in bytes.
 
     Attributes:
         latent_dim: n.
-        features: m, the length of the residual; 0 for a distance without one.
-        itemsize: of one number.
-        recorded: what a code takes while its tangents are pushed: activations, derivatives, masks.
-        pushed: what one tangent of one code takes at its widest.
-        largest: of the largest tensor that one tangent needs.
-        reverse: what one code takes in a pass of reverse mode.
-        scratch: copies of weights that the libraries make while they work.
+        features: m, the length of the residual; 0 for a distance without a residual.
+        itemsize: bytes of one number.
+        recorded: bytes per code while its tangents are pushed or its vectors multiplied: activations, derivatives,
+            masks.
+        pushed: bytes per tangent (or vector) of one code at its widest.
+        largest: bytes of the largest tensor that one tangent needs.
+        reverse: bytes per code in a reverse-mode pass, or in the forward passes of its certificate.
+        scratch: bytes of the copies of weights that the libraries make while they work.
+        copies: bytes of the float64 copies of the networks, for the certificate.
+        checked: bytes of the forward passes of those copies for one code.
+        more: growth of `reverse` and `checked` for each further code that a check without a Jacobian takes at once.
+        kind: a whole Jacobian, H built from products, or eigenpairs only.
+        kept: number of eigenpairs that an iterative method finds.
+        most: largest number of tangents (or vectors) that the method takes at once.
     """
 
     latent_dim: int
@@ -65,34 +80,55 @@ class Footprint:
     largest: int
     reverse: int
     scratch: int
+    copies: int = 0
+    checked: int = 0
+    more: tuple[int, int] = (0, 0)
+    kind: Kind = "jacobian"
+    kept: int = 0
+    most: int = 2**20
 
-    def bytes(self, batch: int, tangents: int, whole: bool = True) -> int:
-        """Peak memory beyond the weights, for a batch of codes with a chunk of tangents.
+    def bytes(self, batch: int, tangents: int, together: int | None = None) -> int:
+        """Peak memory beyond the weights.
 
         Args:
-            batch: codes at once.
-            tangents: tangents of each at once.
-            whole: whether the Jacobian is held whole; else only H is.
+            batch: codes computed at once.
+            tangents: tangents of each code at once.
+            together: codes whose certificates are computed at once; by default `batch`.
         """
         n = self.latent_dim
-        rows = batch * n * self.features * self.itemsize if whole else batch * n * n * 8
-        pushing = batch * (self.recorded + tangents * self.pushed)
-        pulling = batch * self.reverse * (1 if whole else tangents)
+        whole = self.kind == "jacobian"
+        together = batch if together is None else max(batch, together)
+        at_once = batch if whole else 1  # products are made code by code
+        pushing = at_once * (self.recorded + min(tangents, self.most) * self.pushed)
+        further = 0 if whole else checked_at_once(tangents) - 1
+        pulling = (together if whole else 1) * self.reverse + further * self.more[0]
+        if self.kind == "pairs":
+            held = 8 * (2 * n + 4 * self.kept) * subspace_size(n, self.kept) + 8 * n * (6 * self.kept + 32)
+            decomposing = 0
+        else:
+            held = together * n**2 * 8 + (batch * n * self.features * self.itemsize if whole else 0)
+            # J is freed before the certificate and the decomposition need their memory
+            decomposing = _DENSE * together * n**2 * 8 - (held if whole else 0)
         block = batch * n * min(BLOCK, self.features) * 8 if whole else 0
-        # the largest weights belong to small activations: their copies are gone where a tangent is at its widest
-        return _FIXED + rows + max(self.scratch, pushing, pulling, block + _DENSE * batch * n**2 * 8)
+        checking = (
+            self.copies + self.checked + further * self.more[1] + self.scratch
+        )  # float64 checks take one code at a time
+        if not whole:
+            checking += self.recorded  # the products stay alive until the certificate is finished
+        # The largest weights belong to small activations. Their copies are freed before a tangent is at its widest.
+        return _FIXED + max(held + max(self.scratch, pushing, block + decomposing), pulling, checking)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A batch and a chunk of tangents, and what they need.
+    """A batch and a chunk of tangents, and the memory they need.
 
     Attributes:
-        batch: codes at once.
-        tangents: Jacobian columns, or vectors of a product, at once.
-        bytes: the estimated peak beyond the weights.
-        available: the bytes that were planned with.
-        whole: whether the Jacobian is held whole.
+        batch: codes computed at once.
+        tangents: Jacobian columns, or vectors of a product, computed at once.
+        bytes: estimated peak memory beyond the weights.
+        available: bytes that the plan may use.
+        whole: whether the whole Jacobian is held.
     """
 
     batch: int
@@ -102,114 +138,154 @@ class Fit:
     whole: bool = True
 
     def halved(self, error: Exception) -> "Fit":
-        """The next smaller batch, or chunk where the batch is 1, where there is less memory than was planned with.
+        """The next smaller fit after a failed allocation: half the batch, else half the chunk, else no whole J.
 
         Raises:
-            MemoryPlanError: there is no smaller one; from the error that said so.
+            MemoryPlanError: there is no smaller fit. Its cause is the error of the allocation.
         """
-        if self.batch == self.tangents == 1:
-            raise MemoryPlanError(
-                "one code with one tangent at a time does not fit into the memory that is left. What was stored "
-                "before is kept. Close what else uses the device, lower distance.size, or take a larger device"
-            ) from error
         if self.batch > 1:
             return replace(self, batch=self.batch // 2)
-        return replace(self, tangents=self.tangents // 2)
+        if self.tangents > 1:
+            return replace(self, tangents=self.tangents // 2)
+        if self.whole:
+            return replace(self, whole=False)
+        reason = str(error).strip().partition("\n")[0]
+        raise MemoryPlanError(
+            "one code with one tangent at a time does not fit into the memory that is left. What was stored "
+            "before is kept. Close what else uses the device, use smaller images for the distance (its size), or a "
+            f"larger device (the last error was: {reason})"
+        ) from error
 
 
-class LivePeak(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows the tensors that operators make.
+def measure(generator: nn.Module, distance: Distance, setting: Setting, kind: Kind, kept: int) -> Footprint:
+    """Measure the memory of one code's metric, by running parts of the method.
 
-    Attributes:
-        live: bytes of those that are alive.
-        peak: the most that were alive at once.
-        largest: bytes of the largest.
+    Raises:
+        Exception: any error of the networks, if they cannot be differentiated in the way that the method needs.
     """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.live = self.peak = self.largest = 0
-        self._held: dict[int, tuple[StorageWeakRef, int]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operator, and count what it made."""
-        result = func(*args, **(kwargs or {}))
-        # A view of an input (the transposed weight of a linear layer, say) is nothing new, however large.
-        known = set(_storages((args, kwargs)))
-        self._forget_dead()
-        for pointer, storage in _storages(result).items():
-            if pointer not in known and pointer not in self._held:
-                held = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
-                self._held[pointer] = held, storage.nbytes()
-                self.live += storage.nbytes()
-                self.largest = max(self.largest, storage.nbytes())
-        self.peak = max(self.peak, self.live)
-        return result
-
-    def _forget_dead(self) -> None:
-        dead = [pointer for pointer, (held, _) in self._held.items() if held.expired()]  # type: ignore[no-untyped-call]
-        for pointer in dead:
-            self.live -= self._held.pop(pointer)[1]
-
-
-def _storages(tree: Any) -> dict[int, torch.UntypedStorage]:
-    """The memory of a tree's tensors by where it is; those that only stand for others (within `vmap`) have none."""
-    found = {}
-    for leaf in tree_leaves(tree):
-        if isinstance(leaf, Tensor):
-            with suppress(RuntimeError):
-                found[leaf.untyped_storage().data_ptr()] = leaf.untyped_storage()
-    return found
-
-
-_footprints: WeakKeyDictionary[nn.Module, WeakKeyDictionary[nn.Module, Footprint]] = WeakKeyDictionary()
-
-
-def footprint(generator: nn.Module, distance: Distance) -> Footprint:
-    """Measure one code's sizes; once for as long as the generator and the distance live."""
-    known = _footprints.setdefault(generator, WeakKeyDictionary())
-    if distance not in known:
-        known[distance] = _measure(generator, distance)
-    return known[distance]
-
-
-def _measure(generator: nn.Module, distance: Distance) -> Footprint:
     n = int(generator.latent_dim)  # type: ignore[arg-type]
-    z = torch.randn(1, n, generator=torch.Generator().manual_seed(0)).to(like(generator))
-    condition = any_condition(generator, 1, z.device)
-    weights = [p.numel() * p.element_size() for part in (generator, distance) for p in part.parameters()]
-    scratch = max(weights, default=0)
-    if not isinstance(distance, ResidualDistance):
-        squared = squared_map(generator, distance, z[0], condition)
+    reference = reference_tensor(generator)
+    weights = [p for part in (generator, distance) for p in [*part.parameters(), *part.buffers()]]
+    scratch = max((w.numel() * w.element_size() for w in weights), default=0)
+    both = torch.randn(2, n, generator=torch.Generator().manual_seed(0)).to(reference)
+    condition = any_condition(generator, 2, both.device)
+    z, own = both[:1], None if condition is None else condition[:1]
+    with torch.enable_grad():
+        if not generate(generator, z.detach().requires_grad_(), own).requires_grad:
+            raise RuntimeError(
+                "the images do not depend on the latent code by operations that torch can follow "
+                "(no_grad, detach, numpy, or images of integers)"
+            )
+    directions = torch.randn(3, n, generator=torch.Generator().manual_seed(1)).to(both)
+    features = 0
+    if isinstance(distance, ResidualDistance):
+        mapped = feature_map(generator, distance, own)
+        with torch.no_grad():
+            residual = mapped(z)
+        features = residual.shape[1]
+        if kind == "jacobian":
+            _check_route(feature_map(generator, distance, condition), both, setting, directions)
 
-        def twice() -> None:
-            with torch.enable_grad():
-                point = z.detach().requires_grad_()
-                (gradient,) = torch.autograd.grad(squared(point).sum(), point, create_graph=True)
-                torch.autograd.grad(gradient.sum(), point, retain_graph=True)
+        def certify(many: int) -> Any:
+            with torch.no_grad():
+                mapped(z.repeat(many, 1))
+            return _reverse(mapped, z, residual)
+    else:
+        squared = squared_map(generator, distance, z[0], own)
 
-        (taken,) = _peaks(twice)
-        return Footprint(n, 0, z.element_size(), 0, taken.peak, taken.largest, taken.peak, scratch)
-    features = feature_map(generator, distance, condition)
-    push = derivative_at(features, z)
-    with torch.no_grad():
-        residual = push(z.new_zeros(1, 1, n))  # whatever is kept from pass to pass is there from now on
+        def certify(many: int) -> Any:
+            with torch.no_grad():
+                squared(z.repeat(many, 1))
 
-    def pushed(tangents: int) -> Callable[[], Any]:
-        return lambda: derivative_at(features, z)(z.new_zeros(tangents, 1, n))
+    def run(vectors: int) -> Callable[[], Any]:
+        if kind != "jacobian":
+            return lambda: product_at(generator, distance, z[0], own, setting, vectors)(directions[:vectors])
+        if setting.route == "rows":
+            return lambda: rows_by_reverse(lambda codes: mapped(codes)[:, :vectors], z, vectors)
+        return lambda: push_at(mapped, z, setting)(directions[:vectors, None])
 
-    one, two, three = _peaks(pushed(1), pushed(3), lambda: pull_back(features, z, residual[0]))
-    each = max((two.peak - one.peak) // 2, two.largest // 3)
+    exact = Maps(generator, distance, z, own)
+
+    def copied() -> None:
+        exact.copies  # noqa: B018 - the copies are made when they are first asked for
+
+    def forward(many: int) -> Any:
+        codes = z.double().repeat(many, 1)
+        with torch.no_grad():
+            maps = exact.exact_features_of() if kind == "jacobian" else None
+            return exact.exact_squared_at(0)()(codes) if maps is None else maps(slice(0, 1))(codes)
+
+    run(1)()  # warm-up: allocates whatever is kept from pass to pass
+    one, three = _peaks(run(1), run(3))
+    # Differences in float32 are over one side of a code at a time, and in other arithmetic over both (`differences`).
+    passes = 2 if setting.precision == "float32" else 3
+    counts = (passes,) if kind == "jacobian" else (1, AT_ONCE)
+    certificates = [peak.peak for peak in _peaks(*[lambda many=many: certify(many) for many in counts])]
+    each = max((three.peak - one.peak) // 2, three.largest // 3)
+    recorded = max(one.peak - each, 0)
+    if kind == "jacobian" and setting.route != "rows":  # measured apart: recording may exceed a few tangents
+        pushes: list[Push] = []
+        (recording,) = _peaks(lambda: pushes.append(push_at(mapped, z, setting)))
+        few, more = _peaks(*[lambda count=count: pushes[0](directions[:count, None]) for count in (1, 3)])
+        each = max((more.peak - few.peak) // 2, more.largest // 3)
+        recorded = max(recording.peak - each, recording.live + few.peak - each, 0)
+        each += more.largest // 3  # a convolution library copies its input into its own layout
+    copies, exactly = 0, [0]
+    if reference.dtype != torch.float64:
+        with suppress(Exception):  # some networks run in float32 only; their certificate uses no copy
+            (made,) = _peaks(copied)
+            copies = made.peak
+            counts = (2,) if kind == "jacobian" else (1, AT_ONCE)
+            exactly = [peak.peak for peak in _peaks(*[lambda many=many: forward(many) for many in counts])]
     return Footprint(
-        n,
-        residual.shape[-1],
-        residual.element_size(),
-        max(one.peak - each, 0),
-        each,
-        two.largest // 3,
-        three.peak,
-        scratch,
+        latent_dim=n,
+        features=features,
+        itemsize=reference.element_size(),
+        recorded=recorded,
+        pushed=each,
+        largest=three.largest // 3,
+        reverse=certificates[0],
+        scratch=scratch,
+        copies=copies,
+        checked=exactly[0],
+        more=(_growth(certificates), _growth(exactly)),
+        kind=kind,
+        kept=kept if setting.method not in DENSE else 0,
+        most=1 if setting.method == "backprop" else n,
     )
+
+
+def _growth(peaks: Sequence[int]) -> int:
+    """Bytes for each further code, from the peaks of one code and of `AT_ONCE` codes; 0 for a single peak."""
+    return (peaks[-1] - peaks[0]) // (AT_ONCE - 1)
+
+
+def _check_route(features: Features, z: Tensor, setting: Setting, directions: Tensor) -> None:
+    """Run the Jacobian's route once for several codes and tangents.
+
+    Raises:
+        RuntimeError: two reverse passes contradict one, because a backward pass leaves torch (`detach`, numpy).
+    """
+    if setting.route == "rows":
+        rows_by_reverse(lambda codes: features(codes)[:, :2], z, 2)
+        return
+    push: Push = push_at(features, z, setting)
+    pushed = push(directions[:2, None].expand(-1, len(z), -1))
+    if setting.route != "reverse":
+        return
+    cotangents = torch.randn(pushed.shape[1:], generator=torch.Generator().manual_seed(2)).to(pushed)
+    pulled, _ = pull_back(features, z, cotangents)
+    by_push, by_pull = (pushed[0] * cotangents).sum(1), (pulled * directions[0]).sum(1)
+    size = pushed[0].norm(dim=1) * cotangents.norm(dim=1) / pushed.shape[-1] ** 0.5
+    if bool(((by_push - by_pull).abs() > _AGREEMENT * (by_pull.abs() + size)).any()):
+        raise RuntimeError("the backward pass of an operation leaves torch, so it cannot be differentiated")
+
+
+def _reverse(features: Features, z: Tensor, residual: Tensor) -> Any:
+    try:
+        return pull_back(features, z, residual)
+    except (NotImplementedError, RuntimeError):  # the certificate reports that there is no reverse mode
+        return None
 
 
 def _peaks(*runs: Callable[[], Any]) -> list[LivePeak]:
@@ -221,103 +297,82 @@ def _peaks(*runs: Callable[[], Any]) -> list[LivePeak]:
     return taken
 
 
-def usable_bytes(device: torch.device) -> int:
-    """Memory of a device that may be planned with now: most of what is free."""
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    return int(_SHARE * free)
-
-
 def fit(
-    generator: nn.Module,
-    distance: Distance,
+    sizes: Footprint,
+    device: torch.device,
     *,
     codes: int,
-    budget: int | None = None,
+    available: int,
     batch: int | None = None,
     tangents: int | None = None,
     held: int = 0,
-) -> Fit:
-    """The batch and chunk of tangents to work with: as large as pays, within the budget.
-
-    Where not even one code's Jacobian fits, H is built from products instead (`Fit.whole` is False).
+) -> Fit | None:
+    """The largest batch and chunk of tangents that are worthwhile and fit into memory; None if none fits.
 
     Args:
-        generator: where its parameters are decides whose memory counts.
-        distance: the distance.
-        codes: no batch is larger than this.
-        budget: bytes; by default most of what is free on the generator's device.
-        batch: fixed instead of chosen.
-        tangents: fixed instead of chosen.
-        held: bytes that the caller keeps besides, such as a shard's results.
-
-    Raises:
-        MemoryPlanError: the smallest choice, or the fixed one, does not fit.
+        sizes: the memory of one code.
+        device: CPUs and GPUs are fully used at different sizes.
+        codes: upper bound of a batch.
+        available: bytes that may be used.
+        batch: fixed batch; by default chosen.
+        tangents: fixed chunk; by default chosen.
+        held: bytes that the caller needs in addition, for example for a shard's results.
     """
-    device = like(generator).device
-    available = budget if budget is not None else usable_bytes(device)
-    sizes = footprint(generator, distance)
-    for whole in (True, False) if sizes.features else (False,):
-        for chosen_batch, chosen_tangents in _choices(sizes, device, codes, batch, tangents):
-            need = sizes.bytes(chosen_batch, chosen_tangents, whole) + held
-            if need <= available:
-                return Fit(chosen_batch, chosen_tangents, need, available, whole)
-    least = sizes.bytes(batch or 1, tangents or 1, whole=False) + held
-    raise MemoryPlanError(
-        f"one metric of n = {sizes.latent_dim} with {sizes.features} residual features needs about "
-        f"{least / GIB:.3g} GiB with a batch of {batch or 1} and {tangents or 1} tangents at once; "
-        f"{available / GIB:.3g} GiB may be used. Nothing was started. "
-        "Use a smaller distance.size, fewer workers, or a machine or GPU with more memory."
-    )
+    for chosen_batch, chosen_tangents in _choices(sizes, device, codes, batch, tangents):
+        together = min(codes, codes_together(chosen_batch, sizes.latent_dim)) if sizes.kind != "pairs" else 1
+        need = sizes.bytes(chosen_batch, chosen_tangents, together) + held
+        if need <= available:
+            return Fit(chosen_batch, chosen_tangents, need, available, sizes.kind == "jacobian")
+    return None
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch says that memory could not be had; on a CPU it has no type of its own."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def checked_at_once(tangents: int) -> int:
+    """Number of codes that a certificate without a Jacobian passes through the networks at once: at most `tangents`."""
+    return max(1, min(AT_ONCE, tangents))
 
 
 def codes_together(batch: int, latent_dim: int) -> int:
-    """Codes to compute before their probes are made, which cost less a code for a few of them together.
+    """Codes to compute before probing them, because probes are cheaper per code for several codes at once.
 
-    At least the batch, else 4 unless their whole metrics would be large.
+    At least the batch. Otherwise 4, or fewer if their metrics would be large.
     """
     return max(batch, 1, min(4, 2**26 // (8 * latent_dim**2)))
-
-
-def keep_freed_memory() -> None:
-    """Have the C library keep what is freed for the next allocation of this process, where it can be told to.
-
-    Large arrays are otherwise mapped from the system and given back one by one, and clearing their pages takes up to a
-    third of a metric's time on a CPU. For processes that do nothing but compute: their memory stays at its peak.
-    """
-    with suppress(OSError, AttributeError):  # another system's library
-        library = ctypes.CDLL("libc.so.6")
-        library.mallopt(_MMAP_MAX, 0)
-        library.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-
-
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # the parameters' numbers in glibc's malloc.h
 
 
 def _choices(
     sizes: Footprint, device: torch.device, codes: int, batch: int | None, tangents: int | None
 ) -> list[tuple[int, int]]:
-    """Batches and chunks to try, the best first."""
+    """Batches and chunks to try, best first."""
     n = sizes.latent_dim
     if device.type == "cpu":
         most = min(_MOST_IMAGES, max(4, _CACHED // max(1, sizes.largest)))
-        batches = _halvings(max(1, min(codes, most // n)))  # the tangents of one code fill it, unless n is small
+        batches = _halvings(max(1, min(codes, max(most // n, _recorded_together(sizes, most)))))
     else:
         most, batches = 256, _halvings(min(codes, 64))
     few = min(4, n)
     pairs = []
     for chosen in [batch] if batch else batches:
         widest = max(1, min(n, most // chosen))
+        if chosen <= _RECORDED and device.type == "cpu":
+            widest = max(widest, few)
         widths = {*_halvings(widest), min(few, widest)}
         for width in [tangents] if tangents else sorted(widths, reverse=True):
             pairs.append((chosen, width))
-    # fewer codes rather than fewer than 4 tangents, which share what is done once a code
+    # Prefer fewer codes to fewer than 4 tangents, because the tangents of a code share its primal pass.
     roomy = [pair for pair in pairs if pair[0] == 1 or pair[1] >= few or batch or tangents]
     return roomy or pairs
+
+
+def _recorded_together(sizes: Footprint, most: int) -> int:
+    """Codes whose Jacobians a CPU computes at once although the tangents of one code fill it.
+
+    They share a recording, which takes the time of some forward passes whatever their number. One code if its
+    activations or its Jacobian are large.
+    """
+    if sizes.kind != "jacobian" or most < 2 * _RECORDED:
+        return 1
+    held = sizes.latent_dim * sizes.features * sizes.itemsize
+    return max(1, min(_RECORDED, _MOST_HELD // max(1, held)))
 
 
 def _halvings(largest: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""`PullbackMetric`: metric tensors with what was found and checked about them."""
+"""`PullbackMetric`: metric tensors with their eigenpairs and certificate."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,8 +8,14 @@ import torch
 from torch import Tensor
 
 from pullback.errors import PullbackError
-from pullback.metric.certificate import CHECKS, MEASURES, Certificate, check_matrix, check_pairs
+from pullback.metric.certificate import Certificate, Evidence, certify
+from pullback.metric.curvature import AT_ONCE
+from pullback.metric.differences import PushAt
 from pullback.metric.eigen import eigendecompose
+from pullback.metric.exact import Maps
+from pullback.metric.krylov import KrylovResult
+from pullback.metric.probes import Looks
+from pullback.metric.products import Product
 
 
 @dataclass(frozen=True, repr=False)
@@ -17,19 +23,22 @@ class PullbackMetric:
     """Metric tensors at latent codes. For a single code [n] the batch axis is absent.
 
     Attributes:
-        matrix: H [batch, n, n] float64, symmetric, in squared distance per squared latent unit; vᵀHv is the squared
-            rate of image change along a unit vector v. None where a method finds k < n eigenpairs without it.
+        matrix: H [batch, n, n] float64, symmetric, in squared distance per squared latent unit. vᵀHv is the squared
+            rate of image change along a unit vector v. None if the method finds k < n eigenpairs without the matrix.
         eigenvalues: [batch, k] float64, descending.
         eigenvectors: [batch, k, n] float64; row i belongs to eigenvalue i.
-        trace: of the whole H [batch]; estimated from random directions where there is no matrix.
+        trace: trace of the whole H [batch]; estimated from random directions if there is no matrix.
         residuals: ‖Hv − λv‖ / λ₁ of each eigenpair [batch, k].
-        products: vectors that were multiplied with H [batch]; 0 of a method that needs none.
-        certificate: what was checked, [batch] each.
-        seconds: time taken for each code, [batch].
-        method: what computed it: the choice, where `auto` was asked for.
-        blocks: named parts of the latent code, as (start, stop); of the generator.
-        batch: codes that were computed at once.
-        tangents: columns or vectors that were computed at once, for each code.
+        products: number of vectors multiplied with H [batch]; 0 for a method that multiplies none.
+        certificate: the checks, each [batch].
+        seconds: time taken for each code [batch].
+        method: the method used. For `auto`, the method that it chose.
+        blocks: named parts of the generator's latent code, as (start, stop).
+        batch: codes computed at once.
+        tangents: columns or vectors computed at once, for each code.
+        whole: whether the whole Jacobian was held.
+        route: how derivatives were computed: `forward`, `reverse`, `rows`, `second` or `differences` (see `methods`).
+        note: why `auto` did not take its first choice, or the method took another route; empty if nothing failed.
     """
 
     matrix: Tensor | None
@@ -44,6 +53,9 @@ class PullbackMetric:
     blocks: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     batch: int = 1
     tangents: int = 1
+    whole: bool = True
+    route: str = "forward"
+    note: str = ""
 
     def __repr__(self) -> str:
         n = self.eigenvectors.shape[-1]
@@ -52,17 +64,17 @@ class PullbackMetric:
 
     @property
     def converged(self) -> Tensor:
-        """Whether the method came to its end [batch]; what an iterative one has is returned in any case."""
+        """Whether the method converged [batch]. An iterative method returns its eigenpairs in any case."""
         return self.certificate.converged
 
     def block(self, name: str | slice) -> "PullbackMetric":
-        """The metric of a part of the latent code: a diagonal block of the same H, decomposed by itself.
+        """The metric of a part of the latent code: a diagonal block of the same H, with its own decomposition.
 
         Args:
-            name: of `blocks` (`noise` and `class` of a BigGAN), or a slice of latent coordinates.
+            name: a name from `blocks` (`noise` and `class` for a BigGAN), or a slice of latent coordinates.
 
         Raises:
-            PullbackError: there is no such block, or no whole matrix to take it from.
+            PullbackError: there is no such block, or there is no whole matrix.
         """
         if self.matrix is None:
             raise PullbackError(
@@ -82,21 +94,26 @@ class PullbackMetric:
             raise PullbackError(f"{name} holds no row of the {n} latent coordinates")
         part = slice(inside.start, inside.stop)
         matrix = self.matrix[..., part, part].reshape(-1, len(inside), len(inside))
-        checks = {check: getattr(self.certificate, check).reshape(-1) for check in CHECKS}
+        known = {name: value.reshape(-1) for name, value in self.certificate.values.items()}
         cut = PullbackMetric.of_matrix(
-            matrix, len(inside), checks, self.certificate.limits, seconds=self.seconds.reshape(-1), method=self.method
+            matrix,
+            len(inside),
+            self.certificate.limits,
+            known=known,
+            seconds=self.seconds.reshape(-1),
+            method=self.method,
         )
         return cut[0] if self.matrix.dim() == 2 else cut
 
     def __getitem__(self, index: int) -> "PullbackMetric":
-        """The metric of one code of the batch, its batch axis gone."""
+        """The metric of one code of the batch, without the batch axis."""
         picked: dict[str, Any] = {name: getattr(self, name)[index] for name in _TENSORS}
         matrix = None if self.matrix is None else self.matrix[index]
         return replace(self, matrix=matrix, certificate=self.certificate[index], **picked)
 
     @staticmethod
     def concatenate(parts: Sequence["PullbackMetric"]) -> "PullbackMetric":
-        """The metrics of several batches by one method as one."""
+        """Join the metrics of several batches by the same method."""
         matrices = [part.matrix for part in parts if part.matrix is not None]
         joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in _TENSORS}
         certificate = Certificate.concatenate([part.certificate for part in parts])
@@ -106,43 +123,92 @@ class PullbackMetric:
     def of_matrix(
         raw: Tensor,
         kept: int,
-        checks: Mapping[str, Tensor],
         limits: Mapping[str, float],
         *,
         seconds: Tensor,
         method: str,
-        blocks: Mapping[str, tuple[int, int]] | None = None,
+        z: Tensor | None = None,
+        looks: Looks | None = None,
+        push_at: PushAt | None = None,
+        maps: Maps | None = None,
+        at_once: int = AT_ONCE,
+        known: Mapping[str, Tensor] | None = None,
     ) -> "PullbackMetric":
         """Whole metrics with their eigen-decomposition and certificate.
 
         Args:
             raw: H [batch, n, n] float64 on the CPU, as computed.
             kept: k, the eigenpairs to keep.
-            checks: what is known for the certificate [batch]; what goes by the matrix is checked here.
-            limits: see `Certificate`.
-            seconds: [batch].
-            method: what computed it.
-            blocks: named parts of the latent code.
+            limits: limits of the certificate.
+            seconds: time taken for each code [batch].
+            method: the method used.
+            z: the codes [batch, n]; see `certificate.Evidence`, also for `looks` and `push_at`.
+            looks: records of the Jacobian.
+            push_at: the function that made the Jacobian.
+            maps: the maps whose derivatives are checked; None to check the matrix only.
+            at_once: codes that a check may pass through the networks at once, if there is no Jacobian.
+            known: results of earlier checks; see `certificate.certify`.
         """
         matrix = (raw + raw.transpose(1, 2)) / 2
-        values, vectors = eigendecompose(matrix)
-        stored = vectors[:, :kept].to(torch.float32).to(torch.float64)
-        products = stored @ matrix
-        nothing = torch.full((len(raw),), torch.nan, dtype=torch.float64)
-        done = {"converged": torch.ones(len(raw), dtype=torch.bool)}
-        made = {**check_matrix(raw, values, kept), **check_pairs(values[:, :kept], stored, products)}
-        largest = values.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+        spectrum, every = eigendecompose(matrix)
+        values, vectors = spectrum[:, :kept], every[:, :kept].clone()  # a view would keep all n vectors in memory
+        del every
+        stored = vectors.to(torch.float32).to(torch.float64)
+        certificate, trace = certify(
+            Evidence(values, stored, z, raw, matrix, spectrum, looks, push_at, at_once=at_once), limits, maps, known
+        )
+        largest = spectrum.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
         return PullbackMetric(
             matrix=matrix,
-            eigenvalues=values[:, :kept],
-            eigenvectors=vectors[:, :kept].clone(),  # a view would hold on to all n of them
-            trace=matrix.diagonal(dim1=1, dim2=2).sum(dim=1),
-            residuals=(products - values[:, :kept, None] * stored).norm(dim=2) / largest,
+            eigenvalues=values,
+            eigenvectors=vectors,
+            trace=trace,
+            residuals=(stored @ matrix - values[:, :, None] * stored).norm(dim=2) / largest,
             products=torch.zeros(len(raw), dtype=torch.int64),
-            certificate=Certificate(**{**dict.fromkeys(MEASURES, nothing), **done, **checks, **made}, limits=limits),
+            certificate=certificate,
             seconds=seconds,
             method=method,
-            blocks=blocks or {},
+        )
+
+    @staticmethod
+    def of_pairs(
+        found: KrylovResult,
+        z: Tensor,
+        product: Product,
+        limits: Mapping[str, float],
+        maps: Maps,
+        *,
+        method: str,
+        at_once: int = AT_ONCE,
+    ) -> "PullbackMetric":
+        """The metric of one code from its largest eigenpairs, with its certificate; `seconds` is 0.
+
+        Args:
+            found: k eigenpairs. If k = n, H is computed from them.
+            z: the code [1, n].
+            product: maps vectors [p, n] to H times them.
+            limits: limits of the certificate.
+            maps: the maps whose derivatives are checked.
+            method: the method used.
+            at_once: as in `of_matrix`.
+        """
+        values, vectors = found.eigenvalues[None], found.eigenvectors[None]
+        stored = vectors.to(torch.float32).to(torch.float64)
+        converged = torch.tensor([found.converged])
+        certificate, trace = certify(
+            Evidence(values, stored, z, product=product, converged=converged, at_once=at_once), limits, maps
+        )
+        whole = bool(certificate.finite) and values.shape[1] == z.shape[1]
+        return PullbackMetric(
+            matrix=(vectors.transpose(1, 2) * values[:, None]) @ vectors if whole else None,
+            eigenvalues=values,
+            eigenvectors=vectors,
+            trace=trace,
+            residuals=found.residuals[None],
+            products=torch.tensor([found.products]),
+            certificate=certificate,
+            seconds=torch.zeros(1, dtype=torch.float64),
+            method=method,
         )
 
 

@@ -1,11 +1,11 @@
-"""Convolutions of tangents: without their bias, and by cheaper operations where there are any.
+"""Convolutions of tangents: without the bias, and by cheaper operations if possible.
 
-- A transposed convolution with a stride s is a convolution with s² times the channels and kernels of ⌈K / s⌉, whose
-  channels are then laid out as pixels: the CPU's own runs at half the speed of a convolution. From a single pixel it
-  is a product with a matrix.
-- A convolution of an image that was doubled by nearest-neighbour resizing reads each pixel several times: it is four
-  convolutions of the small image, with kernels whose taps are added up (16 products for 36, with kernels of 3).
-- Of a convolution whose first channels alone are used only these are computed.
+- Transposed convolution whose kernel size K is a multiple of its stride s: it equals a convolution with s² times the
+  channels and kernels of size K / s, whose channels are then laid out as pixels. The CPU's own operation is slower. For
+  an image of one pixel it is a matrix product.
+- Convolution of an image that nearest-neighbour resizing has doubled: it reads each pixel several times. It equals four
+  convolutions of the small image whose kernels are sums of taps (16 products instead of 36 for kernels of size 3).
+- Convolution of which only the first channels are used: only these channels are computed.
 """
 
 import itertools
@@ -16,21 +16,21 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from pullback.metric.linearize import Tape, Term, Traced, state_of
+from pullback.metric.contents import ContentCache
+from pullback.metric.forward.tape import Tape, Term, Traced
 
 Call = Callable[[Tensor, Tensor], Tensor]
-"""Merged tangents [chunk · batch, ...] and a kernel to their convolution."""
+"""Maps merged tangents [chunk · batch, ...] and a kernel to their convolution."""
 
 
 _KERNEL_AT_ONCE = 2**20
-"""Numbers of a kernel that is copied as a whole."""
+"""Largest number of kernel elements that is copied as a whole."""
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """How a slot was made by a convolution, so that a part of it can be made instead."""
+    """How a convolution made a slot, so that a part of the slot can be made instead."""
 
     func: Callable[..., Tensor]
     source: int
@@ -40,7 +40,7 @@ class Convolution:
 
 @dataclass(frozen=True)
 class Doubling:
-    """How a slot was made by nearest-neighbour resizing to twice the size."""
+    """How nearest-neighbour resizing to twice the size made a slot."""
 
     source: int
     shape: torch.Size
@@ -49,7 +49,7 @@ class Doubling:
 def weighted(
     func: Callable[..., Tensor], value: Traced, args: Sequence[Any], kwargs: dict[str, Any], result: Tensor
 ) -> list[Term] | None:
-    """The terms of a convolution's or a linear layer's tangent; None where the value has no batch axis."""
+    """The terms of the tangent of a convolution or a linear layer; None if the value has no batch axis."""
     names = ("weight", "bias", "stride", "padding")
     transposed = ("output_padding", "groups", "dilation")
     later = transposed if "transpose" in func.__name__ else ("dilation", "groups")
@@ -74,7 +74,7 @@ def weighted(
 
 
 def first_channels(tape: Tape, made: Convolution, count: slice, shape: torch.Size) -> Term:
-    """The term of some of a convolution's channels."""
+    """The term of a slice of a convolution's channels."""
     return tape.emit(_merged(_directly(made.func, made.options)), [made.source], shape, [made.weight[count]])
 
 
@@ -83,7 +83,7 @@ def _directly(func: Callable[..., Tensor], options: dict[str, Any]) -> Call:
 
 
 def _merged(call: Call) -> Callable[[Tensor, Tensor], Tensor]:
-    """A call on [chunk · batch, ...] as one on [chunk, batch, ...]."""
+    """Turn a call on [chunk · batch, ...] into a call on [chunk, batch, ...]."""
 
     def merged(t: Tensor, kernel: Tensor) -> Tensor:
         made = call(t.flatten(0, 1), kernel)
@@ -93,13 +93,13 @@ def _merged(call: Call) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def _pair(value: Any) -> tuple[Any, Any]:
-    """A number, or a sequence of one or two, as two."""
+    """Expand a number, or a sequence of one or two numbers, to two."""
     given = tuple(value) if isinstance(value, tuple | list) else (value,)
     return given[0], given[-1]
 
 
 def _transposed(x: Tensor, weight: Tensor, options: dict[str, Any]) -> tuple[Call, Tensor] | None:
-    """A cheaper transposed convolution and its kernel; None where there is none."""
+    """A cheaper transposed convolution and its kernel; None if there is none."""
     stride, pad = _pair(options.get("stride", 1)), _pair(options.get("padding", 0))
     others = _pair(options.get("output_padding", 0)), _pair(options.get("dilation", 1)), options.get("groups", 1)
     if x.device.type != "cpu" or x.dim() != 4 or others != ((0, 0), (1, 1), 1):
@@ -109,14 +109,16 @@ def _transposed(x: Tensor, weight: Tensor, options: dict[str, Any]) -> tuple[Cal
         return lambda t, matrix: (t.flatten(1) @ matrix).view(-1, out, high, wide), weight.reshape(into, -1)
     if stride[0] < 2 or stride[0] != stride[1] or high != wide:
         return None
+    if high % stride[0]:  # unequal phases need zero padding: for a kernel of size 3, 16 products instead of 9
+        return None
     height, width = ((side - 1) * stride[0] - 2 * p + high for side, p in zip(x.shape[2:], pad, strict=True))
     return _by_phases(stride[0], pad, (height, width)), _kept(weight, stride[0], _phases)
 
 
 def _by_phases(stride: int, pad: tuple[int, int], size: tuple[int, int]) -> Call:
-    """Convolve with a kernel of `_phases` and lay the phases out as an image of a size.
+    """A call that convolves with a kernel from `_phases` and lays the phases out as an image of the given size.
 
-    Pixel o of the result is o + pad = stride · j + phase, with j the place in the convolution's result.
+    Pixel o of the result satisfies o + pad = stride · j + phase, where j is the position in the convolution's result.
     """
 
     def call(t: Tensor, kernel: Tensor) -> Tensor:
@@ -134,10 +136,10 @@ def _by_phases(stride: int, pad: tuple[int, int], size: tuple[int, int]) -> Call
 
 
 def _full(t: Tensor, kernel: Tensor) -> Tensor:
-    """A convolution with as much padding as its kernel reaches, some of the channels at a time.
+    """A convolution padded by the reach of its kernel, computed for some of the channels at a time.
 
-    The CPU's convolution copies its kernel into another order. In parts, the copy stays in the caches: a large kernel
-    of a small image takes up to half of the time, and its copy next to no memory.
+    The CPU's convolution copies its kernel into another order. With a large kernel and a small image, the copy takes up
+    to half of the time. A part of the kernel stays in the cache, and its copy takes almost no memory.
     """
     reach = kernel.shape[-1] - 1
     parts = kernel.chunk(-(-kernel.numel() // _KERNEL_AT_ONCE))
@@ -145,17 +147,17 @@ def _full(t: Tensor, kernel: Tensor) -> Tensor:
 
 
 def _phases(weight: Tensor, stride: int) -> Tensor:
-    """A kernel [in, out, K, K] as [stride² · out, in, ⌈K / stride⌉, ⌈K / stride⌉], the phases of rows outermost."""
+    """Rearrange a kernel [in, out, K, K] to [stride² · out, in, ⌈K / stride⌉, ⌈K / stride⌉], row phases outermost."""
     into, out, side, _ = weight.shape
     reach = -(-side // stride)
     gap = reach * stride - side
-    # [in, out, tap, phase, tap, phase]; a correlation runs through the taps backwards
+    # [in, out, tap, phase, tap, phase]; the taps are flipped because F.conv2d computes a correlation
     taps = F.pad(weight, (0, gap, 0, gap)).reshape(into, out, reach, stride, reach, stride).flip(2, 4)
     return taps.permute(3, 5, 1, 0, 2, 4).reshape(stride * stride * out, into, reach, reach).contiguous()
 
 
 def _plain_square(weight: Tensor, options: dict[str, Any]) -> bool:
-    """Whether this is an ordinary 3 × 3 convolution that keeps the size."""
+    """Whether this is an ordinary 3 × 3 convolution that preserves the image size."""
     kind = _pair(options.get("stride", 1)), _pair(options.get("dilation", 1)), options.get("groups", 1)
     pad = options.get("padding", 0)
     return (
@@ -173,8 +175,8 @@ def _doubled(weight: Tensor) -> Tensor:
 def _added_taps(weight: Tensor, _: int) -> Tensor:
     """A 3 × 3 kernel [out, in, 3, 3] for images doubled by nearest neighbours, as phases [4 · out, in, 2, 2].
 
-    Row 2j of the doubled image's convolution reads rows 2j − 1, 2j, 2j + 1 of it, which are rows j − 1, j, j of the
-    small one; row 2j + 1 reads rows j, j, j + 1.
+    Row 2j of the convolution reads rows 2j − 1, 2j, 2j + 1 of the doubled image. These are rows j − 1, j, j of the
+    small image. Row 2j + 1 reads rows j, j, j + 1.
     """
     even = torch.tensor([[1.0, 0, 0], [0, 1, 1]]).to(weight)
     odd = torch.tensor([[1.0, 1, 0], [0, 0, 1]]).to(weight)
@@ -183,8 +185,8 @@ def _added_taps(weight: Tensor, _: int) -> Tensor:
 
 
 def _of_doubled(shape: torch.Size, options: dict[str, Any]) -> Call:
-    """Convolve small images with a kernel of `_added_taps`; `shape` is that of the doubled value."""
-    # in the terms of `_by_phases`: phase r of the result's row 2j + r stands at place j + r
+    """A call that convolves small images with a kernel from `_added_taps`; `shape` is the doubled value's shape."""
+    # As in `_by_phases`: phase r of row 2j + r of the result is at position j + r.
     height, width = shape[-2:]
 
     def call(t: Tensor, kernel: Tensor) -> Tensor:
@@ -199,14 +201,9 @@ def _of_doubled(shape: torch.Size, options: dict[str, Any]) -> Call:
     return call
 
 
-_kernels: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+_kernels = ContentCache()
 
 
 def _kept(weight: Tensor, stride: int, rearrange: Callable[[Tensor, int], Tensor]) -> Tensor:
-    """The rearranged kernel, made once for as long as the weight lives and is not written into."""
-    key = (stride, rearrange, *state_of(weight))
-    known: tuple[Any, Tensor] | None = _kernels.get(weight)  # type: ignore[no-untyped-call]
-    if known is None or known[0] != key:
-        known = (key, rearrange(weight, stride))
-        _kernels[weight] = known
-    return known[1]
+    """The rearranged kernel, cached while the weight lives and holds the same numbers."""
+    return _kernels.get(weight, (stride, rearrange), lambda: rearrange(weight, stride))

@@ -4,11 +4,12 @@ import gc
 import weakref
 
 import torch
-from test_tangent_rules import CODE, KERNEL, draw, image
+from test_rules import CODE, KERNEL, draw, image
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from pullback.metric.linearize import Linearization, Tape, plain, storage_of
+from pullback.metric.forward.linearize import Linearization
+from pullback.metric.forward.tape import Tape, plain, storage_of
 
 
 class Calls(TorchFunctionMode):

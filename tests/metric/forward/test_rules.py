@@ -13,7 +13,7 @@ from torch import nn
 from torch.func import jvp
 from torch.nn import functional as F
 
-from pullback.metric.linearize import Linearization
+from pullback.metric.forward.linearize import Linearization
 
 CODE = 6
 
@@ -282,6 +282,9 @@ RECORDED = {
     "matmul that broadcasts": on_image(lambda x: x[:, 0] @ draw(5, 1, 4, 4) + (draw(4, 4) @ x[:, :1])[:, 0]),
     "matmul with vectors": on_image(lambda x: (x @ draw(4)) @ draw(4) + draw(4) @ x @ draw(4)),
     "matmul of vectors": on_image(lambda x: (x.flatten() @ x.flatten()) * x + torch.dot(x.flatten(), x.flatten())),
+    "products that are larger than their operands": on_image(
+        lambda x: (x.flatten(1)[:, :, None] @ x.flatten(1).sin()[:, None, :]).softmax(-1) @ x.flatten(1)[:, :, None]
+    ),
     "products of batches": on_image(lambda x: torch.bmm(x[:, 0], x[:, 1]) + torch.baddbmm(x[:, 0], x[:, 1], x[:, 2])),
     "products of matrices": on_code(lambda x: torch.mm(x, draw(CODE, 5)) + torch.addmm(draw(5), x, draw(CODE, 5))),
     "einsum": on_image(lambda x: torch.einsum("bchw,bdhw->bcd", x, x)),

@@ -1,4 +1,4 @@
-"""What the tape keeps, and what it refuses; the rules of its operations are in `test_tangent_rules`."""
+"""What the tape keeps, and what it refuses; the rules of its operations are in `test_rules`."""
 
 import math
 
@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 import torch.utils.checkpoint
-from test_tangent_rules import CODE, KERNEL, draw, on_image
+from test_rules import CODE, KERNEL, draw, on_image
 from torch.func import jvp
 from torch.nn import functional as F
 
 from pullback.errors import PullbackError
+from pullback.metric.forward.linearize import Linearization
+from pullback.metric.forward.tape import Term, Untraceable, combine, plain
 from pullback.metric.jacobian import by_forward_mode, derivative_at
-from pullback.metric.linearize import Linearization, Term, Untraceable, combine, plain
 
 
 class Straight(torch.autograd.Function):
@@ -59,31 +60,6 @@ class Untouched(Reversed):
         return x
 
 
-def into_a_buffer(x):
-    canvas = torch.zeros_like(x)
-    canvas[:, 1:] = x[:, 1:]
-    return canvas + x
-
-
-def into_itself(x):
-    y = x * 1
-    y[:, 0] = y[:, 1] * 2
-    return y
-
-
-def into_a_view(x):
-    y = x * 1
-    y[:, 0].mul_(2)
-    return y
-
-
-def into_its_base(x):
-    y = x * 1
-    part = y[:, 0]
-    y *= 2
-    return part[:, None] * y
-
-
 def into_a_detached_view(x):
     y, z = F.conv2d(x, KERNEL, padding=1), F.conv2d(x, KERNEL)
     kept = y * z.sum((2, 3), keepdim=True)
@@ -117,18 +93,6 @@ def squeezed_in_place(x):
     return y[:, None] * x
 
 
-def filled_in_place(x):
-    y = x * 1
-    y.fill_(3.0)
-    return x * y
-
-
-def copied_in_place(x):
-    y = x * 1
-    y.copy_(2 * x)
-    return x * y
-
-
 def inner_gradient(x):
     return x + torch.func.grad(lambda y: y.square().sum() * y.sum())(x)
 
@@ -160,17 +124,11 @@ UNTRACEABLE = {
     "filled with a value": on_image(lambda x: x * torch.full((4,), x.sum())),
     "mapped over": on_image(lambda x: x + torch.vmap(torch.exp)(x)),
     "gradient within": on_image(inner_gradient),
-    "buffer filled": on_image(into_a_buffer),
-    "part of itself filled": on_image(into_itself),
-    "view written": on_image(into_a_view),
-    "base of a view written": on_image(into_its_base),
     "detached view written": on_image(into_a_detached_view),
     "written with a detached view": on_image(into_a_detached_view_of_a_written),
     "constant written after it was read": on_image(into_a_constant),
     "overload in place": on_image(by_overload),
     "squeezed in place": on_image(squeezed_in_place),
-    "filled in place": on_image(filled_in_place),
-    "copied in place": on_image(copied_in_place),
     "in autocast": on_image(half_in_autocast),
     "eigenvalues": on_image(lambda x: torch.linalg.eigvals(x).abs()[..., None] + x),
 }
@@ -194,27 +152,24 @@ def test_a_rough_arithmetic_that_cannot_be_had_is_refused_and_not_replaced():
         derivative_at(UNTRACEABLE["eigenvalues"], draw(1, CODE), torch.bfloat16)
 
 
-def into_an_output(x):
-    made = torch.empty_like(x.detach())
-    torch.add(x, 1, out=made)
-    return made + x
-
-
 NEITHER = {
-    "output given": on_image(into_an_output),
     "array": on_image(lambda x: x * float(np.asarray(x).sum())),
-    "memory": on_image(lambda x: x * float(x.untyped_storage().nbytes())),
+    "memory": on_image(lambda x: x * float(x.untyped_storage().data_ptr() % 10007)),
+    "address": on_image(lambda x: x * float(x.data_ptr() % 10007)),
+    "address that is always the same": on_image(lambda x: x * (1 + min(x.data_ptr(), 1))),
+    "storage": on_image(lambda x: x * (1 + min(x.storage().nbytes(), 1))),
     "checkpoint that is a function": on_image(
         lambda x: x + torch.utils.checkpoint.checkpoint(torch.exp, x, use_reentrant=True)
     ),
-    "noise": on_image(lambda x: F.dropout(x, 0.5, training=True)),
 }
 
 
 @pytest.mark.parametrize("name", NEITHER)
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_what_neither_can_do_is_an_error_and_not_a_number(name):
-    with pytest.raises((RuntimeError, NotImplementedError)):
+    with pytest.raises(Untraceable):
+        Linearization(NEITHER[name], draw(2, CODE))
+    with pytest.raises(PullbackError, match="cannot be computed"):
         derivative_at(NEITHER[name], draw(2, CODE))(draw(3, 2, CODE))
 
 
@@ -283,7 +238,7 @@ def test_an_error_of_the_network_is_the_one_that_the_user_sees():
     def broken(z):
         raise ValueError("no such class")
 
-    with pytest.raises(ValueError, match="no such class"):
+    with pytest.raises(PullbackError, match="ValueError: no such class"):
         derivative_at(broken, draw(2, CODE))(draw(3, 2, CODE))
 
 
@@ -308,7 +263,7 @@ def test_the_recorded_derivative_is_used_where_there_is_one():
     push(draw(3, 2, CODE))
     assert len(calls) == 1
     by_forward_mode(network, draw(2, CODE))(draw(3, 2, CODE))
-    assert len(calls) == 2
+    assert len(calls) > 1
 
 
 def test_a_compiled_network_has_the_same_derivative():

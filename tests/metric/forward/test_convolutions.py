@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from test_tangent_rules import CODE, KERNEL, differs, draw, module, on_code, on_image
+from test_rules import CODE, KERNEL, differs, draw, module, on_code, on_image
 from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from pullback.metric import tangent_convolutions
-from pullback.metric.linearize import Linearization
+from pullback.metric.forward import convolutions as tangent_convolutions
+from pullback.metric.forward.linearize import Linearization
 
 TURNED = draw(3, 5, 4, 4)
 
@@ -174,7 +174,8 @@ def test_phases_make_a_transposed_convolution(height, width, kernel, stride, top
         lambda x: F.conv_transpose2d(x, weight, bias, stride=stride, padding=pad), (3, 2, height, width)
     )
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
-    assert "conv_transpose2d" not in called
+    if kernel % stride == 0:  # otherwise phases would be padded with zeros, which costs more than it saves
+        assert "conv_transpose2d" not in called
 
 
 @settings(max_examples=30, deadline=None)

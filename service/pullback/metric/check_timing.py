@@ -1,10 +1,12 @@
-"""How long certificates take, told apart from the computing of what they certify."""
+"""Time spent on the checks of certificates, separate from the time spent on the metrics."""
 
 import threading
 import time
 from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
+
+import torch
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -19,12 +21,12 @@ _spent = _Spent()
 
 
 def seconds_verifying() -> float:
-    """What this thread has spent in checks so far. On a GPU, whose work is queued, also what they waited for."""
+    """Seconds that this thread has spent in checks so far. On a GPU this includes waiting for queued work."""
     return _spent.seconds
 
 
 def verifying(check: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Count a function's time as that of a check; one that calls another is counted once."""
+    """Decorate a check so that its time is counted. The time of a nested check counts once."""
 
     @wraps(check)
     def timed(*arguments: _P.args, **named: _P.kwargs) -> _R:
@@ -38,3 +40,9 @@ def verifying(check: Callable[_P, _R]) -> Callable[_P, _R]:
                 _spent.seconds += time.perf_counter() - began
 
     return timed
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for queued work on a GPU. On a CPU nothing is queued, so this returns at once."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
