@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,45 +12,23 @@ import obstore
 import pytest
 import xarray as xr
 
-import google_server
 import s3_server
 from pullback.errors import StoreError
-from pullback.store import objects, opening, upkeep
+from pullback.store import maintenance, objects, opening
+from pullback.store.artifacts import load_artifact, save_artifact
 from pullback.store.audit import Audit, audit
-from pullback.store.derived import load_derived, save_derived
-from pullback.store.location import locate
+from pullback.store.creation import create
+from pullback.store.location import Location, locate
+from pullback.store.lock import driver_lock
+from pullback.store.maintenance import collect_garbage, repair
 from pullback.store.reader import list_sweeps, open_sweep
-from pullback.store.repository import SweepStore, create, hold, write_shard
+from pullback.store.repository import SweepStore
 from pullback.store.schema import Layout
-from pullback.store.upkeep import collect_garbage, repair
+from pullback.store.shard_writing import write_shard
 from pullback.sweep.identity import attach_store
 from stored_sweeps import LAYOUT, commit, filled, record_of
 
 pytestmark = s3_server.needed
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    with s3_server.serving() as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def google() -> Iterator[str]:
-    with google_server.serving() as address:
-        yield address
-
-
-@pytest.fixture(params=["s3", "gs"])
-def bucket(
-    s3: str, google: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> str:
-    """A free prefix of a bucket, for this test."""
-    if request.param == "s3":
-        s3_server.use(s3, monkeypatch)
-    else:
-        google_server.use(google, tmp_path / "google", monkeypatch)
-    return f"{request.param}://bucket/{request.node.originalname}"
 
 
 def test_a_sweep_in_an_object_store_is_as_one_in_a_folder(bucket: str, tmp_path: Path) -> None:
@@ -86,6 +63,59 @@ def test_a_creation_that_was_killed_before_it_was_whole_is_gone_on_with(bucket: 
     assert create(f"{bucket}/sweep", LAYOUT, {}).pending_shards() == [0, 1, 2]
 
 
+def begin_repository(address: str, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Leave a repository as Icechunk does before it writes the reference, which comes at the second look for it."""
+    place = locate(address)
+    icechunk.Repository.create(place.storage())
+    client, reference = objects.client_of(place), f"{place.prefix}/refs/branch.main/ref.json"
+    content = bytes(obstore.get(client, reference).bytes())
+    obstore.delete(client, reference)
+    looks: list[int] = []
+    is_repository = opening.is_repository
+
+    def look(location: Location) -> bool:
+        looks.append(len(looks))
+        if len(looks) == 2:
+            obstore.put(client, reference, content)
+        return is_repository(location)
+
+    monkeypatch.setattr(opening, "is_repository", look)
+    monkeypatch.setattr(opening, "_CREATION_PAUSE", 0.0)
+    return looks
+
+
+def test_a_repository_that_another_driver_is_creating_is_waited_for(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = begin_repository(f"{bucket}/sweep", monkeypatch)
+    assert create(f"{bucket}/sweep", LAYOUT, {}).pending_shards() == [0, 1, 2]
+    assert len(looks) >= 2
+
+
+def test_a_driver_that_overtakes_another_between_its_look_and_its_creation_is_no_error(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pullback.store.creation.is_free", lambda location: True)
+    begin_repository(f"{bucket}/sweep", monkeypatch)
+    assert create(f"{bucket}/sweep", LAYOUT, {}).pending_shards() == [0, 1, 2]
+
+
+def test_an_artifact_that_another_process_is_creating_is_replaced(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin_repository(f"{bucket}/sweep.analysis.zarr", monkeypatch)
+    save_artifact(f"{bucket}/sweep", "analysis", xr.Dataset({"x": 1.5}))
+    loaded = load_artifact(f"{bucket}/sweep", "analysis")
+    assert loaded is not None
+    assert float(loaded["x"]) == 1.5
+
+
+def test_a_reference_that_does_not_come_is_reported(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = begin_repository(f"{bucket}/sweep", monkeypatch)
+    looks.extend((0, 0))  # past the look at which it would come
+    monkeypatch.setattr(opening, "_CREATION_SECONDS", 0.0)
+    with pytest.raises(StoreError, match="reference"):
+        create(f"{bucket}/sweep", LAYOUT, {})
+
+
 def test_two_drivers_that_make_a_sweep_at_once_have_one(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     provenance = {"format": 2, "name": "x", "sweep_id": "abc", "identity": {}}
     first: list[SweepStore] = []
@@ -101,12 +131,12 @@ def test_two_drivers_that_make_a_sweep_at_once_have_one(bucket: str, monkeypatch
     second = attach_store(f"{bucket}/sweep", LAYOUT, provenance)
     assert second.pending_shards() == [0, 2]
     with pytest.raises(StoreError, match="holds another sweep"):
-        attach_store(f"{bucket}/sweep", LAYOUT, {**provenance, "sweep_id": "other", "identity": {"seed": 1}})
+        attach_store(f"{bucket}/sweep", LAYOUT, {**provenance, "sweep_id": "other", "identity": {"spec": {"seed": 1}}})
 
 
 def test_of_two_drivers_the_first_result_of_each_shard_stays(bucket: str) -> None:
     one = create(f"{bucket}/sweep", LAYOUT, {})
-    with hold(f"{bucket}/sweep"), hold(f"{bucket}/sweep"):
+    with driver_lock(f"{bucket}/sweep"), driver_lock(f"{bucket}/sweep"):
         other = SweepStore.open(f"{bucket}/sweep")
     for store, shards, seed in ((one, (0, 1), 1), (other, (1, 2), 2)):
         for shard in shards:
@@ -164,9 +194,11 @@ DRIVER = """
 import sys
 sys.path.insert(0, sys.argv[2])
 from stored_sweeps import record_of
-from pullback.store.repository import SweepStore, hold, write_shard
+from pullback.store.lock import driver_lock
+from pullback.store.repository import SweepStore
+from pullback.store.shard_writing import write_shard
 address, seed = sys.argv[1], int(sys.argv[3])
-with hold(address):
+with driver_lock(address):
     store = SweepStore.open(address)
     print("ready", flush=True)
     sys.stdin.readline()
@@ -230,14 +262,14 @@ def test_a_sweep_that_another_commits_to_is_not_repaired_over(bucket: str, monke
     bad = record_of(LAYOUT, 0)
     bad.trace[:] = np.inf
     commit(store, bad)
-    look = upkeep.examine
+    look = maintenance.examine
 
     def meanwhile(*arguments: Any) -> Audit:
         found = look(*arguments)
         commit(store, record_of(LAYOUT, 1))
         return found
 
-    monkeypatch.setattr(upkeep, "examine", meanwhile)
+    monkeypatch.setattr(maintenance, "examine", meanwhile)
     with pytest.raises(StoreError, match="Stop whoever drives it"):
         repair(f"{bucket}/sweep")
     assert store.pending_shards() == [2]
@@ -260,7 +292,7 @@ def test_garbage_of_an_object_store_is_removed_but_never_what_is_recent(bucket: 
 def test_the_sweeps_under_a_prefix_are_listed(bucket: str, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("b", "a"):
         create(f"{bucket}/{name}", LAYOUT, {})
-    save_derived(f"{bucket}/a", "analysis", xr.Dataset({"kept": 1}))
+    save_artifact(f"{bucket}/a", "analysis", xr.Dataset({"kept": 1}))
     assert [str(sweep.location) for sweep in list_sweeps(f"{bucket}/")] == [f"{bucket}/a", f"{bucket}/b"]
     assert list_sweeps(f"{bucket}/nowhere") == []
     assert caplog.text == "", "what was kept beside a sweep is nothing to speak of"
@@ -278,10 +310,10 @@ def test_a_small_object_is_put_read_and_removed(bucket: str) -> None:
 
 
 def test_a_result_is_kept_beside_its_sweep_and_replaced(bucket: str) -> None:
-    assert load_derived(f"{bucket}/sweep", "analysis") is None
+    assert load_artifact(f"{bucket}/sweep", "analysis") is None
     for value in (1, 2):
-        place = save_derived(f"{bucket}/sweep", "analysis", xr.Dataset({"kept": ("x", [value])}, attrs={"n": value}))
-        found = load_derived(f"{bucket}/sweep", "analysis")
+        place = save_artifact(f"{bucket}/sweep", "analysis", xr.Dataset({"kept": ("x", [value])}, attrs={"n": value}))
+        found = load_artifact(f"{bucket}/sweep", "analysis")
         xr.testing.assert_identical(found, xr.Dataset({"kept": ("x", [value])}, attrs={"n": value}))
     assert str(place) == f"{bucket}/sweep.analysis.zarr"
 
@@ -302,7 +334,7 @@ def test_a_missing_sweep_a_missing_bucket_and_a_missing_server_are_told_apart(
     with pytest.raises(StoreError, match=f"no sweep at {bucket}/sweep"):
         open_sweep(f"{bucket}/sweep")
     nowhere = bucket.replace("bucket", "nothing", 1)
-    with pytest.raises(StoreError, match=f"{nowhere}/sweep cannot be .*NoSuchBucket"):
+    with pytest.raises(StoreError, match=f"(?s){nowhere}/sweep.* cannot be .*NoSuchBucket"):
         create(f"{nowhere}/sweep", LAYOUT, {})
     if bucket.startswith("gs"):  # Google's server is named by nobody
         return

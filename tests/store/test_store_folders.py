@@ -8,7 +8,7 @@ import pytest
 
 from pullback.errors import StoreError
 from pullback.store import folders
-from pullback.store.folders import local_path, whole_folder
+from pullback.store.folders import local_path, whole_file, whole_folder
 
 
 def test_a_folder_appears_only_when_it_is_whole(tmp_path: Path) -> None:
@@ -116,3 +116,29 @@ def test_a_url_is_refused(url: str | Path) -> None:
 
 def test_a_home_folder_is_expanded() -> None:
     assert local_path("~/sweeps") == Path.home() / "sweeps"
+
+
+def test_a_folder_and_a_file_are_on_the_disk_before_they_have_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    sync, rename = os.fsync, Path.rename
+
+    def fsync(descriptor: int) -> None:
+        order.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        sync(descriptor)
+
+    def renamed(self: Path, target: Path) -> Path:
+        order.append(f"to {target.name}")
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "rename", renamed)
+    monkeypatch.setattr(Path, "replace", renamed)
+    with whole_folder(tmp_path / "folder") as folder:
+        (folder / "inside").write_text("something")
+    with whole_file(tmp_path / "file") as file:
+        file.write_text("something")
+    named = order.index("to folder")
+    assert order.index("inside") < named < order.index(tmp_path.name, named)
+    assert any(name.startswith(".file") for name in order[named : order.index("to file")])

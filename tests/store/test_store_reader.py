@@ -8,10 +8,12 @@ import xarray as xr
 import zarr
 
 from pullback.errors import StoreError
-from pullback.store import reader
+from pullback.store import arrays, chunks, root
+from pullback.store.audit import audit
+from pullback.store.creation import create
 from pullback.store.reader import SweepStatus, list_sweeps, open_sweep
-from pullback.store.repository import create
-from pullback.store.schema import Layout
+from pullback.store.repository import SweepStore
+from pullback.store.schema import SHARD_ARRAYS, Layout
 from stored_sweeps import LAYOUT, altered, commit, filled, flip_byte, record_of
 
 
@@ -75,8 +77,8 @@ def test_a_lazy_dataset_can_be_copied_and_pickled(tmp_path: Path) -> None:
 def test_a_sample_is_read_without_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(tmp_path / "sweep")
     read: list[str] = []
-    whole = reader.read
-    monkeypatch.setattr(reader, "read", lambda array, *rest: (read.append(array.basename), whole(array, *rest))[1])
+    whole = chunks.read
+    monkeypatch.setattr(chunks, "read", lambda array, *rest: (read.append(array.basename), whole(array, *rest))[1])
     dataset = open_sweep(tmp_path / "sweep").dataset()
     read.clear()
     assert dataset.eigenvector[0].values.shape == (8, 16)
@@ -131,7 +133,7 @@ def test_pieces_of_an_array_are_those_of_the_dataset(tmp_path: Path) -> None:
     np.testing.assert_array_equal(piece, dataset.eigenvalue[2:9, 1:3].values)
     np.testing.assert_array_equal(sweep.values("trace", slice(0, 4)), dataset.trace[:4].values)
     forget(tmp_path / "sweep", "eigenvalue", 2)
-    with pytest.raises(StoreError, match=r"'eigenvalue'.*shard 2 is committed, and absent"):
+    with pytest.raises(StoreError, match=r"'eigenvalue'.*shard 2 is committed but missing"):
         open_sweep(tmp_path / "sweep").values("eigenvalue", slice(0, 10))
 
 
@@ -183,14 +185,14 @@ def test_a_lost_chunk_is_reported_not_read_as_fill_values(tmp_path: Path) -> Non
     forget(store.path, "probe_error", 1)
     sweep = open_sweep(store.path)
     assert sweep.dataset().probe_error[0].values.size == 1, "shard 0 is whole"
-    with pytest.raises(StoreError, match=r"'probe_error'.*shard 1 is committed, and absent"):
+    with pytest.raises(StoreError, match=r"'probe_error'.*shard 1 is committed but missing"):
         sweep.dataset().probe_error.load()
 
 
 def test_a_lost_status_is_reported_not_taken_for_pending(tmp_path: Path) -> None:
     store = filled(tmp_path / "sweep")
     forget(store.path, "status", 1)
-    with pytest.raises(StoreError, match=r"'status'.*shard 1 is committed, and absent"):
+    with pytest.raises(StoreError, match=r"'status'.*shard 1 is committed but missing"):
         open_sweep(store.path).status()
 
 
@@ -249,6 +251,13 @@ def test_a_mistyped_sweep_is_guessed(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["quickstart"], "looking makes no folder"
 
 
+def test_a_sweep_named_without_its_folder_is_found_in_sweeps(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    create(Path("sweeps/mine"), LAYOUT, {"name": "mine"})
+    with pytest.raises(StoreError, match=r"no sweep at mine; did you mean sweeps/mine\?"):
+        open_sweep("mine")
+
+
 def test_a_folder_that_is_no_sweep_is_named_as_such(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "1.png").touch()
@@ -265,7 +274,7 @@ def test_a_folder_that_is_no_sweep_is_named_as_such(tmp_path: Path) -> None:
 
 def test_a_sweep_of_a_newer_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("pullback.store.repository.FORMAT", 2)
+        patch.setattr("pullback.store.root.FORMAT", 2)
         create(tmp_path / "sweep", LAYOUT, {})
     with pytest.raises(StoreError, match="Update Pullback"):
         open_sweep(tmp_path / "sweep")
@@ -276,10 +285,33 @@ def test_the_sweeps_of_a_folder_are_listed_by_name_and_all_else_is_ignored(
 ) -> None:
     for name in ("b", "a", ".hidden", "damaged"):
         filled(tmp_path / name, shards=())
-    (tmp_path / "damaged" / "config.yaml").write_text("not: [a config")
+    for snapshot in (tmp_path / "damaged" / "snapshots").iterdir():
+        snapshot.write_bytes(b"")
     (tmp_path / "photos").mkdir()
     (tmp_path / "notes.txt").touch()
     open_sweep(tmp_path / "a").export(tmp_path / "a.zarr")
     assert [sweep.name for sweep in list_sweeps(tmp_path)] == ["a", "b"]
     assert "damaged cannot be opened" in caplog.text
     assert list_sweeps(tmp_path / "nowhere") == []
+
+
+def test_a_sweep_of_an_earlier_version_opens_continues_and_is_audited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lacks the arrays that were added since: they read as NaN, and remaining shards are written without them."""
+    added = [schema for schema in SHARD_ARRAYS if schema.since > 1]
+    assert added
+    with monkeypatch.context() as earlier:
+        kept = tuple(schema for schema in arrays.ARRAYS if schema.since == 1)
+        earlier.setattr(arrays, "ARRAYS", kept)
+        earlier.setattr(root, "REVISION", 1)
+        create(tmp_path / "old", LAYOUT, {"name": "old", "seed": 7})
+    store = SweepStore.open(tmp_path / "old")
+    commit(store, record_of(LAYOUT, 0), record_of(LAYOUT, 2))
+    sweep = open_sweep(tmp_path / "old")
+    assert sweep.status().good == 6
+    for schema in added:
+        assert np.isnan(sweep.dataset()[schema.name].values).all()
+        assert sweep.dataset()[schema.name].attrs["long_name"] == schema.long_name
+    sweep.export(tmp_path / "out.zarr")
+    assert list(audit(tmp_path / "old").damages) == []

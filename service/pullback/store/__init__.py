@@ -1,15 +1,29 @@
-"""The store of sweeps: one Icechunk repository of Zarr v3 arrays a sweep, in a folder or in an object store.
+"""The store of sweeps: one Icechunk repository of Zarr v3 arrays for each sweep, in a folder or an object store.
 
-- `schema`: which arrays there are, and one shard's record. Knows numpy only.
-- `folders`: folders that appear whole or not at all.
-- `location`: addresses of sweeps, and the storage behind them.
-- `lock`: one driver a sweep, where it is a folder.
-- `opening`: opening repositories, reading from and committing to them; what Zarr and Icechunk raise ends there.
-- `objects`: what is inside a folder or a prefix, and small objects beside sweeps.
-- `repository`: creating, writing and committing.
-- `reader`: reading one snapshot, as `xarray.Dataset`, and exporting it as plain Zarr.
-- `derived`: results computed from a sweep, kept beside it.
-- `audit`, `upkeep`: finding damage; giving damaged shards up, and removing garbage.
+What is stored:
 
-Nothing is imported here, so that `import pullback` works where zarr and icechunk are absent.
+- `schema`: the arrays and one shard's record. `root`: the root group's attributes. `arrays`: the Zarr arrays.
+- `counts`: counts of samples, ready for JSON.
+
+Where:
+
+- `location`: addresses of sweeps and the storage behind them. `objects`: listing folders and prefixes, small objects.
+- `folders`: folders and files that appear whole or not at all. `folder_locks`: locks on folders in use.
+- `lock`: the driver lock. `durability`: syncing files to the disk.
+
+Reading and writing:
+
+- `opening`: opening repositories, committing. `tip`, `object_tip`: which commit to read if the last one is damaged.
+- `creation`: creating a store. `shard_writing`: a worker's writes. `repository`: the driver's merges and commits.
+- `reader`: reading one snapshot. `history`: listing snapshots. `chunks`, `bulk`: reading many chunks.
+- `xarray_backend`: lazy variables of datasets.
+- `export`: Zarr, netCDF and CSV. `artifacts`: results computed from a sweep. `code_files`: latent codes from files.
+
+Damage:
+
+- `failures`: distinguishing damage from temporary errors. `audit`: finding damage. `readback`: a quick check of
+  chunk files.
+- `maintenance`: repair and garbage collection. `recovery`: going back to a whole commit.
+
+Nothing is imported here, so that `import pullback` works without zarr and icechunk.
 """

@@ -1,8 +1,8 @@
-"""Folders that appear whole or not at all, and which paths are local ones.
+"""Folders and files that appear whole or not at all.
 
-A folder is built under a hidden name beside its place and renamed into it, so that neither an error nor a kill
-leaves half of one where a reader would look. The hidden name tells the host and process that build it: what a
-killed process left is swept when the same folder is next built. Knows nothing of Zarr.
+A folder is built under a hidden name beside its final place and then renamed, so that neither an error nor a kill
+leaves half of it where a reader would look. The hidden name contains the host and process that build it. When the same
+folder is built again, the remains of killed processes are removed.
 """
 
 import os
@@ -14,14 +14,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from pullback.atomic_files import replacing
 from pullback.errors import StoreError
+from pullback.store.durability import sync, sync_tree
+from pullback.store.folder_locks import abandoned, held
 
 _building: set[Path] = set()
-"""What this process builds now: a container restarts with the same process ids, so an id alone proves nothing."""
+"""Folders that this process builds now. A restarted container uses the same process ids, so an id proves nothing."""
 
 
 def local_path(path: Path | str) -> Path:
-    """The path, with `~` expanded; raises StoreError for a URL such as `s3://bucket/sweep`, or no path."""
+    """Return the path with `~` expanded; raises StoreError for a URL such as `s3://bucket/sweep`, or for no path."""
     text = str(path)
     # pathlib turns `s3://b` into `s3:/b`; a Windows drive has a single letter.
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
@@ -38,7 +41,7 @@ def local_path(path: Path | str) -> Path:
 
 
 def is_vacant(path: Path) -> bool:
-    """Whether nothing, or an empty folder, is at the path."""
+    """Whether the path is free: nothing or an empty folder is there."""
     if not path.is_dir():
         return not path.exists() and not path.is_symlink()
     return not any(path.iterdir())
@@ -46,11 +49,10 @@ def is_vacant(path: Path) -> bool:
 
 @contextmanager
 def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
-    """Build a folder in the yielded empty one, which takes the place of `path` when the block ends well.
+    """Yield an empty folder to fill, which is renamed to `path` when the block ends without an error.
 
-    Missing parents are made, and removed again if the block fails. With `replace`, a folder already there gives
-    way. A folder cannot be replaced in one step everywhere, so a kill between two renames can leave none; it
-    never leaves half of one.
+    Missing parents are created, and removed again if the block fails. With `replace`, an existing folder is replaced.
+    Not every system can do that in one step, so a kill between two renames can leave no folder, but never half of one.
 
     Raises:
         StoreError: `path` is taken (and `replace` is not given), or the folder cannot be written.
@@ -64,9 +66,12 @@ def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
         parents = make_parents(path)
         _sweep_stale(path)
         temporary.mkdir()
-        yield temporary
-        _refuse_taken(path, replace)
-        _move_into_place(temporary, path, replace)
+        with held(temporary):
+            yield temporary
+            _refuse_taken(path, replace)
+            sync_tree(temporary)
+            _move_into_place(temporary, path, replace)
+            sync([path])
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         remove_empty(parents)
@@ -80,15 +85,42 @@ def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
         _building.discard(temporary)
 
 
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a hidden path to write to, which is renamed to `path` when the block ends without an error.
+
+    Missing parents are created, and removed again if the block fails.
+
+    Raises:
+        StoreError: `path` is taken, or the file cannot be written.
+    """
+    path = path.absolute()
+    parents: list[Path] = []
+    try:
+        _refuse_taken_file(path)
+        parents = make_parents(path)
+        with replacing(path, durable=True) as temporary:
+            yield temporary
+            _refuse_taken_file(path)
+    except BaseException as error:
+        remove_empty(parents)
+        if isinstance(error, OSError):
+            raise StoreError(
+                f"{path} cannot be written ({error.strerror or error}); nothing was left there. "
+                "Check that its folder is writable and its disk is not full, or choose another."
+            ) from error
+        raise
+
+
 def make_parents(path: Path) -> list[Path]:
-    """Make the missing parents of a path; returns those made, innermost first."""
+    """Create the missing parents of a path. Returns the created ones, innermost first."""
     missing = [parent for parent in path.absolute().parents if not parent.exists()]
     path.absolute().parent.mkdir(parents=True, exist_ok=True)
     return missing
 
 
 def remove_empty(folders: list[Path]) -> None:
-    """Remove folders, innermost first, that still are empty; leave the others."""
+    """Remove the folders (innermost first) that are still empty; keep the others."""
     with suppress(OSError):
         for folder in folders:
             folder.rmdir()
@@ -99,6 +131,11 @@ def _refuse_taken(path: Path, replace: bool) -> None:
         raise StoreError(
             f"{path} exists already and is not empty; it was left as it is. Choose another path, or move it away."
         )
+
+
+def _refuse_taken_file(path: Path) -> None:
+    if path.exists() or path.is_symlink():
+        raise StoreError(f"{path} exists already; it was left as it is. Choose another path, or move it away.")
 
 
 def _move_into_place(temporary: Path, path: Path, replace: bool) -> None:
@@ -117,19 +154,21 @@ def _owner() -> str:
 
 
 def _sweep_stale(path: Path) -> None:
-    """Remove what killed processes of this host left while they built this folder."""
+    """Remove the hidden remains of killed processes of this host that were building this path."""
     host = _owner().rpartition("-")[0]
     pattern = re.compile(rf"\.{re.escape(path.name)}\.new-{re.escape(host)}-(\d+)-[0-9a-f]{{8}}(-old)?")
     for sibling in path.parent.iterdir():
         found = pattern.fullmatch(sibling.name)
         if found and sibling not in _building and not _is_other_live_process(int(found[1])):
-            shutil.rmtree(sibling, ignore_errors=True)
+            with abandoned(sibling) as free:
+                if free:
+                    shutil.rmtree(sibling, ignore_errors=True)
 
 
 def _is_other_live_process(pid: int) -> bool:
     if pid == os.getpid():
         return False
-    if os.name == "nt":  # where signal 0 is not a question but Ctrl-C
+    if os.name == "nt":  # signal 0 means Ctrl-C there
         return True
     try:
         os.kill(pid, 0)

@@ -1,8 +1,7 @@
-"""Where sweeps are: folders, and prefixes of object stores (`s3://bucket/prefix`, `gs://bucket/prefix`).
+"""Locations of sweeps: folders, and prefixes of object stores (`s3://bucket/prefix`, `gs://bucket/prefix`).
 
-The one place that knows how an address is written and which storage serves it. Credentials are never part of an
-address: they are those of the usual environment (`AWS_*`, `GOOGLE_*`), of the driver's and of each worker's.
-`AWS_ENDPOINT_URL` names another server that speaks S3.
+Only this module parses addresses and chooses their storage. Credentials are never part of an address: driver and
+workers take them from their environments (`AWS_*`, `GOOGLE_*`). `AWS_ENDPOINT_URL` names another server that speaks S3.
 """
 
 import os
@@ -26,15 +25,25 @@ _GOOGLE_CREDENTIALS = (
 )
 
 
+_AT_SNAPSHOT = re.compile(r"(.+)@([0-9A-Z]{20})")
+"""A sweep with a snapshot, whose id has 20 characters."""
+
+
+def split_snapshot(text: str) -> tuple[str, str | None]:
+    """Split `SWEEP@SNAPSHOT` into both; the snapshot is None where the text names none."""
+    found = _AT_SNAPSHOT.fullmatch(text)
+    return (text, None) if found is None else (found[1], found[2])
+
+
 @dataclass(frozen=True)
 class Location:
     """A place for a sweep. `str()` gives the address that `locate` reads.
 
     Attributes:
         path: the folder; in an object store the address as pathlib writes it, which `locate` reads as well.
-        scheme: `s3` or `gs`; empty of a folder.
-        bucket: the bucket; empty of a folder.
-        prefix: what the names of the sweep's objects begin with, without slashes at its ends; empty of a folder.
+        scheme: `s3` or `gs`; empty for a folder.
+        bucket: the bucket; empty for a folder.
+        prefix: prefix of the sweep's objects, without slashes at its ends; empty for a folder.
     """
 
     path: Path
@@ -47,36 +56,56 @@ class Location:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is a folder, with the lock file that one can have."""
+        """Whether it is a folder."""
         return not self.scheme
 
     @property
     def name(self) -> str:
-        """The last part of the address."""
-        return self.path.name
+        """The last part of the canonical address."""
+        return self.canonical.path.name
+
+    @property
+    def canonical(self) -> "Location":
+        """The location without symbolic links or `..`, equal for every path that leads to a sweep.
+
+        Lock, sidecar files and analyses are beside the canonical location. A path without links is returned as it was
+        written, so that messages show what the user typed.
+
+        Raises:
+            StoreError: its links lead in a circle.
+        """
+        if not self.is_local:
+            return self
+        try:
+            path = self.path.resolve()
+        except (OSError, RuntimeError) as error:
+            raise StoreError(f"{self.path} cannot hold a sweep: its symbolic links lead in a circle.") from error
+        return self if self.path.name and path == self.path.absolute() else Location(path)
 
     @property
     def parent(self) -> "Location":
-        """The folder, prefix or bucket that it lies in."""
-        return Location(self.path.parent, self.scheme, self.bucket, "/".join(self.prefix.split("/")[:-1]))
+        """The folder, prefix or bucket that contains it."""
+        return Location(self.canonical.path.parent, self.scheme, self.bucket, "/".join(self.prefix.split("/")[:-1]))
 
     def sibling(self, name: str) -> "Location":
-        """The place of this name beside this one."""
+        """The location of a name beside this one: beside the target of a symbolic link, not beside the link."""
+        if self.is_local:
+            return Location(self.canonical.path.with_name(name))
         prefix = "/".join([*self.prefix.split("/")[:-1], name]) if self.prefix else ""
         return Location(self.path.with_name(name), self.scheme, self.bucket, prefix)
 
     def child(self, name: str) -> "Location":
-        """The place of this name inside this one."""
+        """The location of a name inside this one."""
         return Location(self.path / name, self.scheme, self.bucket, f"{self.prefix}/{name}" if self.prefix else "")
 
     def storage(self) -> icechunk.Storage:
-        """What Icechunk reads and writes through; pickled with a fork, it carries no credentials.
+        """The Icechunk storage. Pickled with a fork, it carries no credentials.
 
         Raises:
             StoreError: nothing answers at `AWS_ENDPOINT_URL`, or Google credentials cannot be used.
         """
         if self.is_local:
-            # Absolute, because a fork carries the path to workers that may stand in another folder.
+            # Absolute, because workers may have another working directory.
             return icechunk.local_filesystem_storage(str(self.path.resolve()))
         if self.scheme == "gs":
             check_google_credentials(self)
@@ -88,20 +117,20 @@ class Location:
             region=region,
             endpoint_url=endpoint,
             allow_http=endpoint is not None and endpoint.startswith("http:"),
-            # Other servers have rarely a host name for each bucket.
+            # Other servers rarely have a host name for each bucket.
             force_path_style=endpoint is not None,
             from_env=True,
         )
 
 
 def locate(address: Location | Path | str) -> Location:
-    """The place that an address names.
+    """Parse an address.
 
     Args:
         address: a folder's path, in which `~` is expanded; `s3://bucket/prefix` or `gs://bucket/prefix`.
 
     Raises:
-        StoreError: it is no path, or the address of something else.
+        StoreError: it is not a path, or an address of another kind.
     """
     if isinstance(address, Location):
         return address
@@ -114,7 +143,7 @@ def locate(address: Location | Path | str) -> Location:
     text = text if "://" in text else text.replace(":/", "://", 1)
     if scheme not in ("s3", "gs"):
         raise StoreError(
-            f"{text} is no place for a sweep; nothing was written. "
+            f"{text} cannot hold a sweep; nothing was written. "
             "Give a folder, or an address like s3://bucket/prefix or gs://bucket/prefix."
         )
     parts = [part for part in rest.split("/") if part]
@@ -128,7 +157,7 @@ def locate(address: Location | Path | str) -> Location:
 
 
 def s3_endpoint(location: Location) -> str | None:
-    """The server that the environment names in place of Amazon's; raises StoreError where nothing answers there."""
+    """The server that the environment names instead of Amazon's; raises StoreError if nothing answers there."""
     endpoint = _named_endpoint()
     if endpoint is not None:
         _await_answer(endpoint, location)
@@ -136,7 +165,7 @@ def s3_endpoint(location: Location) -> str | None:
 
 
 def s3_region() -> str | None:
-    """The region that the environment names. Another server needs none, but its client wants one."""
+    """The region that the environment names. The client requires one even if the server does not."""
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     return region or ("us-east-1" if _named_endpoint() is not None else None)
 
@@ -146,10 +175,10 @@ def _named_endpoint() -> str | None:
 
 
 def check_google_credentials(location: Location) -> None:
-    """Make sure that credentials are fit for use: Icechunk ends in a panic where they are not, obstore in an error.
+    """Check that the credentials can be used. With unusable ones Icechunk panics, and obstore raises.
 
     Raises:
-        StoreError: they are not.
+        StoreError: they cannot be used.
     """
     from obstore.store import GCSStore
 
@@ -165,7 +194,7 @@ def check_google_credentials(location: Location) -> None:
 
 
 def _await_answer(endpoint: str, location: Location) -> None:
-    """Make sure that something listens: Icechunk asks a server that is not there for most of a minute."""
+    """Check that a server listens: Icechunk would retry for most of a minute."""
     try:
         parts = urlsplit(endpoint)
         port = parts.port or (80 if parts.scheme == "http" else 443)

@@ -1,41 +1,43 @@
-"""One driver a sweep: an exclusive lock on a hidden file beside the sweep's folder.
+"""The driver lock: an exclusive lock on a hidden file beside a sweep's folder, so that a sweep has one driver.
 
 Icechunk's local storage loses one of two concurrent commits, so a second driver must be refused. The operating
-system releases the lock when its holder dies, even of `kill -9`; the file stays, since removing a lock file that
-another process waits for would let both in. An object store has no such lock and needs none: of two concurrent
-commits it refuses one, which is then made again.
+system releases the lock when its process ends, even after `kill -9`. The file stays: if it were removed while another
+process waits for it, both could get a lock. An object store has no such lock and needs none: it refuses one of two
+concurrent commits, and that driver commits again.
 """
 
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from pullback.errors import StoreError
+from pullback.regular_files import read_regular
 from pullback.store.folders import make_parents, remove_empty
 from pullback.store.location import Location, locate
 
+_MOST_BYTES = 1000
+
 
 @contextmanager
-def hold(address: Location | Path | str) -> Iterator[None]:
-    """Be the only driver of the sweep at a place (which need not exist yet) for the length of the block.
+def driver_lock(address: Location | Path | str) -> Iterator[None]:
+    """Hold the driver lock of a sweep within the block. The sweep need not exist yet.
 
-    In an object store others may drive it at the same time.
+    A sweep in an object store has no lock: other drivers may run at the same time.
 
     Raises:
-        StoreError: another process, or another part of this one, holds the sweep; or the lock file cannot be
-            written.
+        StoreError: another process, or another part of this one, has the lock; or the lock file cannot be written.
     """
     location = locate(address)
     if not location.is_local:
         yield
         return
-    path = location.path.resolve()
-    lock_file = path.with_name(f".{path.name}.lock")
-    # A lock serves any thread of this process: a driver may well be left by another than entered it.
+    path = location.canonical.path.absolute()
+    lock_file = _lock_file(location)
+    # One lock for all threads of this process: the thread that releases it may not be the one that took it.
     lock = FileLock(str(lock_file), thread_local=False)
     made: list[Path] = []
     try:
@@ -46,7 +48,7 @@ def hold(address: Location | Path | str) -> Iterator[None]:
         holder = _holder(lock_file) or before or "another process"
         raise StoreError(
             f"{path} is held by {holder}, which drives this sweep already; nothing was changed. "
-            "Follow that one (its results appear in the sweep as they are committed), or stop it and start again: "
+            "Follow that driver (its results appear in the sweep as they are committed), or stop it and start again: "
             "the committed shards are kept."
         ) from None
     except OSError as error:
@@ -60,13 +62,41 @@ def hold(address: Location | Path | str) -> Iterator[None]:
         yield
     finally:
         lock.release()
-        if made and not path.exists():  # nothing came of it: leave no trace
+        if made and not path.exists():  # no sweep was made: remove what was created for it
             lock_file.unlink(missing_ok=True)
             remove_empty(made)
 
 
+def first_driver_write(location: Location) -> float | None:
+    """The earliest time at which the driver that has the lock may have written to the sweep.
+
+    Returns:
+        Seconds since 1970 by the clock of the storage; None if there is no lock file.
+    """
+    try:
+        return _lock_file(location).stat().st_mtime
+    except OSError:
+        return None
+
+
+def note_driver_write(location: Location, written: float) -> None:
+    """Note that the driver, or one of its workers, wrote a file at a time by the clock of the storage.
+
+    A clock that was set back makes files older than their driver; `first_driver_write` must not be later than any file.
+    """
+    since = first_driver_write(location)
+    if since is not None and written < since:
+        with suppress(OSError):
+            os.utime(_lock_file(location), (written, written))
+
+
+def _lock_file(location: Location) -> Path:
+    path = location.canonical.path.absolute()
+    return path.with_name(f".{path.name}.lock")
+
+
 def _holder(lock_file: Path) -> str:
     try:
-        return lock_file.read_text().strip()
+        return read_regular(lock_file, _MOST_BYTES).decode(errors="replace").strip()
     except OSError:  # not there, or (on Windows) locked against reading too
         return ""

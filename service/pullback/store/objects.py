@@ -1,21 +1,24 @@
-"""Objects beside sweeps: what is in a folder or a prefix, and the small ones that drivers leave for others to read.
+"""Listing folders and prefixes, and small objects beside sweeps (drivers' records and cancel requests).
 
-Icechunk does neither, hence obstore. The key of a small object is the `prefix` of its location.
+Icechunk offers neither, hence obstore. The key of a small object is the `prefix` of its location.
 """
 
-from datetime import timedelta
+import secrets
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from pullback.errors import StoreError
+from pullback.store.failures import unreachable
 from pullback.store.location import Location, check_google_credentials, s3_endpoint, s3_region
-from pullback.store.opening import unreachable
 
 _SECONDS = 10
-"""An object store that does not answer for so long is given up: a driver waits meanwhile."""
+"""Seconds to wait for an answer of an object store. The driver does nothing else meanwhile."""
 
 
 def children(folder: Location) -> list[Location]:
-    """The folders (or prefixes) and files inside, by name; none where the folder is not there.
+    """List the folders (or prefixes) and files inside a folder by name; empty if it does not exist.
 
     Raises:
         StoreError: the object store does not answer.
@@ -33,8 +36,45 @@ def children(folder: Location) -> list[Location]:
     return [folder.child(name) for name in names]
 
 
+def newest_objects(folder: Location) -> list[tuple[datetime, str]]:
+    """Return the time of writing and the name of each object directly in a prefix, the last written first.
+
+    Object stores round the times to seconds.
+
+    Raises:
+        StoreError: the object store does not answer.
+    """
+    import obstore
+
+    client = client_of(folder)
+    try:
+        found = obstore.list_with_delimiter(client, prefix=folder.prefix)["objects"]
+    except Exception as error:
+        raise unreachable(folder, error) from error
+    dated = [(each["last_modified"], Path(each["path"]).name) for each in found]
+    return sorted(dated, reverse=True)
+
+
+def object_time(place: Location) -> datetime | None:
+    """Return when an object was written, by the object store's clock; None if it does not exist.
+
+    Raises:
+        StoreError: the object store does not answer.
+    """
+    import obstore
+
+    client = client_of(place)
+    try:
+        written: datetime = obstore.head(client, place.prefix)["last_modified"]
+    except FileNotFoundError:
+        return None
+    except Exception as error:
+        raise unreachable(place, error) from error
+    return written
+
+
 def put_object(place: Location, content: bytes) -> None:
-    """Write a small object, in place of the one before; raises StoreError where the object store does not answer."""
+    """Write or replace a small object; raises StoreError if the object store does not answer."""
     import obstore
 
     client = client_of(place)
@@ -45,7 +85,7 @@ def put_object(place: Location, content: bytes) -> None:
 
 
 def get_object(place: Location) -> bytes | None:
-    """A small object's content, None where there is none; raises StoreError where the object store does not answer."""
+    """Read a small object; None if it does not exist. Raises StoreError if the object store does not answer."""
     import obstore
 
     client = client_of(place)
@@ -58,7 +98,7 @@ def get_object(place: Location) -> bytes | None:
 
 
 def remove_object(place: Location) -> None:
-    """Remove a small object, if it is there; raises StoreError where the object store does not answer."""
+    """Remove a small object if it exists; raises StoreError if the object store does not answer."""
     import obstore
 
     client = client_of(place)
@@ -70,8 +110,41 @@ def remove_object(place: Location) -> None:
         raise unreachable(place, error) from error
 
 
+def store_time(place: Location) -> datetime:
+    """Return the present time by the clock that dates a sweep's files, the file server's or the object store's.
+
+    Raises:
+        StoreError: the storage cannot be written to.
+    """
+    probe = place.sibling(f".{place.name}.clock")
+    if not place.is_local:
+        import obstore
+
+        put_object(probe, b"")
+        try:
+            dated: datetime = obstore.head(client_of(probe), probe.prefix)["last_modified"]
+        except Exception as error:
+            raise unreachable(probe, error) from error
+        finally:
+            remove_object(probe)
+        return dated
+    path = probe.path.with_name(f"{probe.path.name}-{secrets.token_hex(4)}")
+    try:
+        path.touch()
+        written = path.stat().st_mtime
+    except OSError as error:
+        raise StoreError(
+            f"the time at {place} is not known: {path.parent} cannot be written to ({error.strerror or error}). "
+            "Nothing was changed. Check that it is mounted, writable and not full."
+        ) from error
+    finally:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+    return datetime.fromtimestamp(written, UTC)
+
+
 def remove_tree(place: Location) -> None:
-    """Remove every object whose name begins with a place's and a slash; StoreError as above."""
+    """Remove every object under a prefix; raises StoreError if the object store does not answer."""
     import obstore
 
     client = client_of(place)
@@ -83,16 +156,16 @@ def remove_tree(place: Location) -> None:
 
 
 def client_of(place: Location) -> Any:
-    """An obstore client of a place's bucket, with the usual environment's credentials.
+    """An obstore client of a location's bucket, with credentials of the environment.
 
     Raises:
-        StoreError: nothing answers at `AWS_ENDPOINT_URL`, or what the environment says cannot be used.
+        StoreError: nothing answers at `AWS_ENDPOINT_URL`, or the environment's settings cannot be used.
     """
     from obstore.store import GCSStore, S3Store
 
     patience: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=_SECONDS)}
     if place.scheme == "gs":
-        # http only where the file of credentials names a server in place of Google's; Icechunk takes one, too
+        # Allow http only if the credentials file names a server in place of Google's. Icechunk accepts one too.
         google: Any = {"timeout": f"{_SECONDS}s", "allow_http": True}
         check_google_credentials(place)
         return GCSStore(place.bucket, client_options=google, retry_config=patience)

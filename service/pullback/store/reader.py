@@ -1,13 +1,11 @@
-"""A sweep as its reader sees it: one snapshot, which no later commit changes.
+"""Reading a sweep at one snapshot, which no later commit changes.
 
-Reads never change a store. Damaged data are reported as StoreError, never returned. Statistics beyond counting and
-the mean metric are left to the analysis package.
+Reading never changes a store. Damaged data raise StoreError and are never returned. A sum of truncated metrics is never
+returned as a sum of whole ones. Statistics beyond counts and the mean metric are in the analysis package.
 """
 
 import logging
-from collections.abc import Container
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,34 +14,31 @@ import icechunk
 import numpy as np
 import numpy.typing as npt
 import zarr
-from zarr.storage import LocalStore
 
 from pullback.errors import NoSweepError, StoreError
-from pullback.store import bulk
-from pullback.store.folders import local_path, whole_folder
+from pullback.spec import ITERATIVE_METHODS
+from pullback.store.arrays import attributes_of
+from pullback.store.chunks import present_chunks, read_chunks
+from pullback.store.counts import SweepStatus, ZeroMetrics
+from pullback.store.failures import damaged
 from pullback.store.location import Location, locate
 from pullback.store.objects import children
 from pullback.store.opening import (
-    BRANCH,
+    ATTRIBUTE,
     array_of,
-    cause,
-    damaged,
-    has_chunk,
+    holds,
     is_repository,
-    open_repository,
-    read,
+    open_tip,
     read_session,
     root_group,
 )
-from pullback.store.repository import ATTRIBUTE, Root, make_arrays
+from pullback.store.root import Root
 from pullback.store.schema import (
     ARRAYS,
     BY_NAME,
     GOOD,
     PENDING,
     QUARANTINED,
-    SAMPLE,
-    SHARD_ARRAYS,
     ArraySchema,
     Layout,
     Reason,
@@ -52,33 +47,30 @@ from pullback.store.schema import (
 if TYPE_CHECKING:
     import xarray as xr
 
+__all__ = [
+    "Sweep",
+    "SweepStatus",
+    "ZeroMetrics",
+    "list_sweeps",
+    "open_sweep",
+]
+
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class SweepStatus:
-    """How many of a sweep's samples are in which state; the three states add up to `planned`."""
-
-    planned: int
-    good: int
-    quarantined: int
-    pending: int
-
-    def as_dict(self) -> dict[str, int]:
-        """The counts by name."""
-        return asdict(self)
+_SUM_BYTES = 64 * 2**20
+"""Bytes of `metric_sum` that are read at a time."""
 
 
 class Sweep:
-    """A sweep as it stood at one commit. Open it again to see later ones."""
+    """A sweep at one commit. Open it again to see later commits."""
 
     location: Location
     path: Path
-    """The sweep's folder; in an object store there is none, and this is its address as pathlib writes it."""
+    """The sweep's folder; for an object store, its address as pathlib writes it."""
     name: str
-    """The name its job gave it, or else its folder's."""
+    """The name in its job, or the name of its folder."""
     provenance: dict[str, Any]
-    """What made the sweep, as the job recorded it."""
+    """The record of the sweep's origin: job, inputs, versions."""
     layout: Layout
     snapshot: str
     """The id of the commit that is read."""
@@ -99,7 +91,7 @@ class Sweep:
         return f"<Sweep {self.name} at {self.location}: {self.layout.samples} samples>"
 
     def status(self) -> SweepStatus:
-        """How many samples are planned, good, quarantined and pending."""
+        """Count the planned, good, quarantined and pending samples."""
         counts = np.bincount(self._status, minlength=QUARANTINED + 1)
         return SweepStatus(len(self._status), int(counts[GOOD]), int(counts[QUARANTINED]), int(counts[PENDING]))
 
@@ -108,12 +100,12 @@ class Sweep:
         return self._status.copy()
 
     def values(self, name: str, samples: slice, components: slice = slice(None)) -> npt.NDArray[Any]:
-        """A piece of one array by position, without making a dataset of all of them.
+        """Read a part of one array by position, without making a dataset.
 
         Args:
-            name: an array whose first dimension is `sample`.
-            samples: which samples, of any status.
-            components: which entries of the second dimension, where there is one.
+            name: an array whose first dimension is `sample`, or `metric_sum`.
+            samples: samples of any status; shards of `metric_sum`.
+            components: entries of the second dimension, if there is one.
 
         Raises:
             StoreError: data on disk are damaged.
@@ -122,7 +114,7 @@ class Sweep:
         return self._read(schema, (samples, components) if len(schema.dims) > 1 else samples)
 
     def reasons(self) -> dict[str, int]:
-        """How many samples are quarantined for which reason, by the reason's name; reasons that occur only."""
+        """Count the quarantined samples by the name of the reason; only reasons that occur."""
         reasons = self._read(BY_NAME["reason"])[self._status == QUARANTINED]
         names = {int(reason): reason.name for reason in Reason}
         values, counts = np.unique(reasons, return_counts=True)
@@ -138,71 +130,149 @@ class Sweep:
                 good samples only.
 
         Raises:
-            StoreError: here or when values are used, where data on disk are damaged.
+            StoreError: data on disk are damaged. Raised here, or when the values are used.
         """
         import xarray as xr
 
-        from pullback.store.lazy import CheckedArray, lazy_variable
+        from pullback.store.xarray_backend import CheckedArray, lazy_variable
 
         variables = {}
         for schema in ARRAYS:
             array = CheckedArray(schema.shape(self.layout), schema.dtype, partial(self._read, schema))
-            variables[schema.name] = lazy_variable(schema.dims, array, self._array(schema).attrs.asdict())
+            variables[schema.name] = lazy_variable(schema.dims, array, self.attributes_of(schema.name))
         dataset = xr.Dataset(variables, attrs=self._group.attrs.asdict())
         return dataset.isel(sample=np.flatnonzero(self._status == GOOD)) if only_good else dataset
 
-    def mean_metric(self) -> npt.NDArray[np.float64]:
-        """The mean of the metric over the good samples, [n, n]; exact however few eigenvectors are kept.
+    def zero_metrics(self) -> ZeroMetrics:
+        """Return the computed samples whose metric is exactly zero: every kept eigenvalue and the trace are 0.
 
         Raises:
-            StoreError: no sample is good yet, or data on disk are damaged.
+            StoreError: data on disk are damaged.
+        """
+        candidates = np.flatnonzero((self._status != PENDING) & (self._read(BY_NAME["trace"]) == 0))
+        if len(candidates):
+            zero = (self._read(BY_NAME["eigenvalue"], candidates) == 0).all(axis=1)
+            candidates = candidates[zero]
+        good = self._status[candidates] == GOOD
+        return ZeroMetrics(tuple(candidates[good].tolist()), tuple(candidates[~good].tolist()))
+
+    @cached_property
+    def whole_metrics(self) -> bool:
+        """Whether `metric_sum` sums whole metrics.
+
+        False if an iterative method kept k < n eigenpairs: then it sums the part of each metric that these make.
+        A sweep whose record names no method is judged by the trace of the sum.
+
+        Raises:
+            StoreError: data on disk are damaged.
+        """
+        if self.layout.components == self.layout.latent_dim:
+            return True
+        if "method" in self.provenance:
+            return self.provenance["method"] not in ITERATIVE_METHODS
+        good = self._status == GOOD
+        if not good.any():
+            return True
+        found, trace = float(np.trace(self._metric_total())), float(self._read(BY_NAME["trace"])[good].sum())
+        whole, part = abs(found - trace), abs(found - float(self._read(BY_NAME["eigenvalue"])[good].sum()))
+        return whole <= 1e-4 * abs(trace) or part > 1e-4 * abs(trace)
+
+    def trace_share(self) -> float:
+        """Share of the trace of the good samples' metrics that their kept eigenvalues carry; 1 if the trace is zero.
+
+        The traces are estimates if `whole_metrics` is False.
+
+        Raises:
+            StoreError: data on disk are damaged.
+        """
+        good = self._status == GOOD
+        if self.layout.components == self.layout.latent_dim or not good.any():
+            return 1.0
+        trace, share = (self._read(BY_NAME[name])[good] for name in ("trace", "trace_share"))
+        return float((share * trace).sum() / trace.sum()) if trace.sum() else 1.0
+
+    def mean_metric(self, kept: bool = False) -> npt.NDArray[np.float64]:
+        """Return the mean of the metric over the good samples, [n, n].
+
+        The mean is exact if the method computes whole matrices, however few eigenvectors are kept. Otherwise
+        (`whole_metrics` is False) only the mean of the parts that the kept eigenpairs make is known. It has the share
+        `trace_share()` of the whole mean's trace, and is returned only on request.
+
+        Args:
+            kept: return the mean of the parts that the kept eigenpairs make, if the whole mean is not known.
+
+        Raises:
+            StoreError: no sample is good yet; the whole metrics were not computed and `kept` is False; data on disk
+                are damaged.
         """
         good = self.status().good
         if not good:
             raise StoreError(
                 f"{self.location} has no good sample yet, hence no mean metric; "
-                "run the sweep on, or see why its samples are quarantined."
+                "continue the sweep, or see why its samples are quarantined."
             )
+        if not (kept or self.whole_metrics):
+            raise StoreError(
+                f"{self.location} has no mean of whole metrics: {self.provenance.get('method', 'its method')} computed "
+                f"{self.layout.components} of {self.layout.latent_dim} eigenpairs of each metric, which carry "
+                f"{100 * self.trace_share():.3g} % of the trace. mean_metric(kept=True) returns the mean of that part; "
+                "for the whole one, run a sweep with metric.method gauss_newton or backprop."
+            )
+        return self._metric_total() / good
+
+    def _metric_total(self) -> npt.NDArray[np.float64]:
         total = np.zeros((self.layout.latent_dim, self.layout.latent_dim))
-        for shard in sorted(self._committed):
-            total += self._read(BY_NAME["metric_sum"], slice(shard, shard + 1))[0]
-        return total / good
+        shards, step = np.array(self.committed_shards), max(1, _SUM_BYTES // total.nbytes)
+        for first in range(0, len(shards), step):
+            for each in self._read(BY_NAME["metric_sum"], shards[first : first + step]):
+                total += each
+        return total
 
-    def export(self, out: Path | str) -> None:
-        """Write the snapshot as a plain Zarr v3 folder, which `xarray.open_zarr(out, consolidated=False)` opens.
+    def export(self, out: Path | str) -> str:
+        """Write the snapshot as a Zarr folder, a netCDF or a CSV file, by the ending of `out`; see `store.export`."""
+        from pullback.store.export import export
 
-        Every array and attribute is copied, shard by shard; the root attribute names the snapshot.
+        return export(self, out)
 
-        Raises:
-            StoreError: the path is taken, not writable or inside the sweep, or data on disk are damaged; nothing is
-                left there.
-        """
-        if self.location.is_local and self.path.resolve() in local_path(out).resolve().parents:
-            raise StoreError(f"{out} is inside the sweep itself; nothing was written. Choose a folder beside it.")
+    def attributes(self) -> dict[str, Any]:
+        """Return the sweep's attributes, ready for JSON; they name the snapshot."""
         attributes: dict[str, Any] = self._group.attrs.asdict()
-        attributes[ATTRIBUTE] = {**attributes[ATTRIBUTE], "snapshot": self.snapshot}
-        with whole_folder(local_path(out)) as temporary:
-            copy = make_arrays(LocalStore(temporary), self.layout, attributes)
-            targets = {schema.name: array_of(copy, schema.name) for schema in SHARD_ARRAYS}
-            for shard in sorted(self._committed):
-                for schema in SHARD_ARRAYS:
-                    rows = schema.rows_of(self.layout, shard)
-                    targets[schema.name][rows] = self._read(schema, rows)
+        return {**attributes, ATTRIBUTE: {**attributes[ATTRIBUTE], "snapshot": self.snapshot}}
+
+    def attributes_of(self, name: str) -> dict[str, Any]:
+        """Return the attributes of one array; those of `metric_sum` say what was summed."""
+        if not self._holds(BY_NAME[name]):
+            return attributes_of(BY_NAME[name])
+        attributes: dict[str, Any] = self._array(BY_NAME[name]).attrs.asdict()
+        if name != "metric_sum" or "method" not in self.provenance:
+            return attributes
+        n, k = self.layout.latent_dim, self.layout.components
+        what = "whole metric" if self.whole_metrics else f"part of the metric that {k} of its {n} eigenpairs make"
+        meaning = f"sum of the {what} over the good samples of the shard"
+        return {**attributes, "long_name": meaning, "whole": int(self.whole_metrics)}
+
+    @property
+    def committed_shards(self) -> list[int]:
+        """The committed shards, ascending."""
+        return sorted(self._committed)
 
     @cached_property
     def _status(self) -> npt.NDArray[np.uint8]:
         schema, other = BY_NAME["status"], BY_NAME["trace"]
-        status = self._values(schema, (slice(None),), ())
-        # A lost chunk of `status` reads as pending; that the shard is there in another array gives it away.
-        for shard in np.unique(np.flatnonzero(status == PENDING) // self.layout.shard_size):
-            if has_chunk(self._session, other, int(shard)):
-                raise damaged(schema.name, self.location, f"shard {shard} is committed, and absent")
+        status = read_chunks(self._session, self._array(schema), (slice(None),), (), self.location)
+        # A lost chunk of `status` reads as pending. It is noticed because another array has the shard.
+        pending = np.unique(np.flatnonzero(status == PENDING) // self.layout.shard_size)
+        for shard in sorted(present_chunks(self._session, self._array(other), pending, self.location)):
+            raise damaged(schema.name, self.location, f"shard {shard} is committed but missing")
         return status
 
     @cached_property
     def _committed(self) -> frozenset[int]:
         first_of_each = self._status[:: self.layout.shard_size]  # a shard is committed whole or not at all
         return frozenset(int(shard) for shard in np.flatnonzero(first_of_each != PENDING))
+
+    def _holds(self, schema: ArraySchema) -> bool:
+        return schema.name in self._arrays or holds(self._group, schema)
 
     def _array(self, schema: ArraySchema) -> "zarr.Array[Any]":
         if schema.name not in self._arrays:
@@ -216,107 +286,57 @@ class Sweep:
         return array
 
     def _read(self, schema: ArraySchema, selection: Any = slice(None)) -> npt.NDArray[Any]:
-        """Read a selection, and make sure that none of it is a fill value in place of a lost result."""
+        """Read a selection; raise if a lost chunk would read as fill values."""
         keys = selection if isinstance(selection, tuple) else (selection,)
         keys += (slice(None),) * (len(schema.dims) - len(keys))
-        return self._values(schema, keys, self._expected(schema))
-
-    def _values(self, schema: ArraySchema, keys: tuple[Any, ...], required: Container[int]) -> npt.NDArray[Any]:
-        """Read a selection, one key an axis; a shard that is required and not there is an error."""
-        array = self._array(schema)
-        rows = np.atleast_1d(np.arange(schema.shape(self.layout)[0])[keys[0]])
-        shards = np.unique(rows // schema.shard_shape(self.layout)[0])
-        try:
-            present = {int(shard) for shard in shards if has_chunk(self._session, schema, int(shard))}
-        except icechunk.IcechunkError as error:
-            raise damaged(schema.name, self.location, error) from error
-        for shard in shards:
-            if shard in required and shard not in present:
-                raise damaged(schema.name, self.location, f"shard {shard} is committed, and absent")
-        if not bulk.suits(array, keys, len(shards)):
-            return read(array, keys, self.location)
-        try:
-            return bulk.read_shards(array, rows, keys[1:], present)
-        except Exception as error:  # as in `read`
-            raise damaged(schema.name, self.location, error) from error
+        if not self._holds(schema):
+            absent = np.broadcast_to(np.array(schema.fill, schema.dtype), schema.shape(self.layout))
+            return absent[keys].copy()
+        return read_chunks(self._session, self._array(schema), keys, self._expected(schema), self.location)
 
     def _expected(self, schema: ArraySchema) -> "range | frozenset[int]":
-        """The shards for which the array must hold something."""
-        return range(self.layout.shards) if schema == SAMPLE else self._committed
+        """Chunks that must be stored: those of committed shards; all chunks of an array that is written once."""
+        return range(self.layout.shards) if schema.written_once else self._committed
 
 
 def open_sweep(address: Location | Path | str, snapshot: str | None = None) -> Sweep:
-    """Open a sweep read-only, as it stands at its last commit, or as it stood at an earlier one.
+    """Open a sweep read-only, at its last commit or at an earlier snapshot.
 
     Args:
         address: the sweep's folder, or its address in an object store.
-        snapshot: the `Sweep.snapshot` of an earlier reader, to see for ever what that one saw.
+        snapshot: the `Sweep.snapshot` of an earlier reader, which always gives the same numbers.
 
     Raises:
-        StoreError: there is no sweep there (and which one may be meant), no such snapshot, or it cannot be read.
+        StoreError: there is no sweep (the message names the nearest), no such snapshot, or it cannot be read.
     """
     location = locate(address)
-    repository = open_repository(location)
-    session = read_session(repository, location, snapshot)
+    repository, tip = open_tip(location, snapshot)
+    session = read_session(repository, location, tip.pinned(location) if snapshot is None else snapshot)
     return Sweep(location, session, root_group(session, location))
 
 
-@dataclass(frozen=True)
-class Commit:
-    """One of a sweep's snapshots.
+def list_sweeps(
+    folder: Location | Path | str, left_out: Callable[[StoreError], None] = lambda error: logger.warning("%s", error)
+) -> list[Sweep]:
+    """Open the sweeps directly inside a folder or a prefix, in the order of names. Everything else is ignored.
 
-    Attributes:
-        id: what `open_sweep` takes as `snapshot`.
-        written: when.
-        message: what it brought.
-    """
-
-    id: str
-    written: datetime
-    message: str
-
-    def as_dict(self) -> dict[str, str]:
-        """Ready for JSON."""
-        return {"id": self.id, "written": self.written.isoformat(timespec="seconds"), "message": self.message}
-
-
-def history(address: Location | Path | str, most: int | None = None) -> list[Commit]:
-    """The snapshots of a sweep that can be opened, the last one first; at most so many.
-
-    Raises:
-        StoreError: there is no sweep there, or it cannot be read.
-    """
-    location = locate(address)
-    repository = open_repository(location)
-    commits: list[Commit] = []
-    try:
-        for ancestor in repository.ancestry(branch=BRANCH):
-            if ancestor.parent_id is None or len(commits) == most:  # the first one is of an empty repository
-                break
-            commits.append(Commit(ancestor.id, ancestor.written_at, ancestor.message))
-    except icechunk.IcechunkError as error:
-        raise StoreError(
-            f"the history of {location} cannot be read ({cause(error)}); it was left as it is. "
-            "The sweep as it is now may still be: leave the snapshot out."
-        ) from error
-    return commits
-
-
-def list_sweeps(folder: Location | Path | str) -> list[Sweep]:
-    """The sweeps directly inside a folder or a prefix, by name; everything else there is ignored.
+    Args:
+        folder: the folder or prefix.
+        left_out: called for each sweep and folder that cannot be read. By default a warning is logged.
 
     Raises:
         StoreError: an object store does not answer, or cannot be listed here.
     """
     sweeps = []
     for location in children(locate(folder)):
-        if location.name.startswith(".") or not is_repository(location):
+        if location.path.name.startswith("."):
             continue
         try:
-            sweeps.append(open_sweep(location))
-        except NoSweepError:  # such as a kept analysis
+            if is_repository(location):
+                sweeps.append(open_sweep(location))
+        except NoSweepError:  # such as a cached analysis
             continue
         except StoreError as error:
             # One damaged sweep must not hide the others.
-            logger.warning("%s", error)
+            left_out(error)
     return sweeps

@@ -1,40 +1,36 @@
-"""What a sweep's store holds: its arrays, their shapes and meaning, and the record of one shard.
+"""The content of a sweep's store: its arrays, their shapes and meaning, and the record of one shard.
 
 Invariants: shapes are final when the sweep is planned; sample `i` belongs to shard `i // shard_size`, in every
-array; `status` alone says whether a sample counts (an absent or NaN value proves nothing). Knows numpy only:
-`repository` turns this into Zarr arrays, the sweep's worker fills `ShardRecord`.
+array; `status` alone decides whether a sample counts (an absent or NaN value proves nothing). This module does not
+import Zarr: `arrays` creates the Zarr arrays, and the sweep's worker fills `ShardRecord`.
 """
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import IntEnum
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+from pullback.metric import checks
+
+_Record = TypeVar("_Record")
 
 PENDING, GOOD, QUARANTINED = 0, 1, 2
 """The values of `status`: not computed yet, computed and certified, computed but not to be trusted."""
 
 
 class Reason(IntEnum):
-    """Why a sample is quarantined; NONE for every other."""
+    """Reasons to quarantine a sample, besides the checks of its certificate (`metric.checks`)."""
 
     NONE = 0
-    NOT_FINITE = 1
-    ASYMMETRIC = 2
-    NEGATIVE_EIGENVALUE = 3
-    EIGEN_RESIDUAL = 4
-    NOT_ORTHOGONAL = 5
-    JACOBIAN_PROBE = 6
-    NOT_CONVERGED = 7
-    GRAM_PRODUCT = 8
-    JACOBIAN_COLUMN = 9
-    PRECISION = 10
+    """It is not quarantined."""
     RAISED = 11
     """The generator or the distance raised an error at this sample."""
     KILLED = 12
     """The process that computed this sample died, each time."""
+    vars().update(checks.REASONS)
 
 
 @dataclass(frozen=True)
@@ -46,13 +42,13 @@ class Layout:
     """
 
     samples: int
-    """How many latent codes the sweep visits."""
+    """Number of latent codes of the sweep."""
     latent_dim: int
     """n, the length of a latent code."""
     components: int
-    """k ≤ n, how many eigenpairs are kept of each metric."""
+    """k ≤ n, the number of eigenpairs kept of each metric."""
     shard_size: int
-    """How many samples are computed, written and retried together."""
+    """Number of samples that are computed, written and retried together."""
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -63,7 +59,7 @@ class Layout:
 
     @property
     def shards(self) -> int:
-        """How many shards there are; the last may be smaller than the others."""
+        """Number of shards; the last may be smaller than the others."""
         return -(-self.samples // self.shard_size)
 
     def samples_of(self, shard: int) -> range:
@@ -79,11 +75,12 @@ class Layout:
 
     @classmethod
     def from_dict(cls, sizes: Mapping[str, Any]) -> "Layout":
-        """The inverse of `to_dict`; raises ValueError for a missing, unknown or impossible size."""
-        expected = {entry.name for entry in fields(cls)}
-        if set(sizes) != expected:
+        """The inverse of `to_dict`; raises ValueError for a missing or impossible size. Others, of later versions, are
+        left out."""
+        expected = [entry.name for entry in fields(cls)]
+        if not {*expected} <= {*sizes}:
             raise ValueError(f"a layout has {sorted(expected)}, not {sorted(sizes)}")
-        return cls(**sizes)
+        return cls(**{name: sizes[name] for name in expected})
 
 
 @dataclass(frozen=True)
@@ -94,19 +91,24 @@ class ArraySchema:
     dims: tuple[str, ...]
     """Names out of `sample`, `shard`, `component`, `latent_dim`, `latent_column`; the first is `sample` or `shard`.
 
-    None but `sample` is an array's name too: xarray would make that array a coordinate, and `sel` fail."""
+    Only `sample` is also the name of an array: xarray would make such an array a coordinate, and `sel` would fail."""
     dtype: str
     long_name: str
     units: str
     fill: float | int = float("nan")
-    """What an unwritten sample reads as. Nothing may rely on it."""
+    """The value that is read for an unwritten sample. Nothing may rely on it."""
     compressed: bool = True
     inner_chunks: bool = False
-    """Whether one sample can be read without its shard. Worth its index (20 bytes and 0.1 ms a sample) only
-    where a sample is large; small arrays hold a shard as one chunk, which writes 4 and reads 8 times as fast."""
+    """Whether one sample can be read without its shard. This needs an index (20 bytes and 0.1 ms a sample), so it pays
+    only if a sample is large. Small arrays store a shard as one chunk, which writes 4 and reads 8 times as fast."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
     certificate: bool = False
-    """Whether it is a quantity of the certificate, one number a sample; NaN where the method does not have it."""
+    """Whether it is a quantity of the certificate, one number a sample; NaN if the method does not have it."""
+    since: int = 1
+    """Revision of the format that introduced the array. Sweeps of earlier revisions may lack it: it then reads as
+    `fill`, and results are written without it."""
+    written_once: bool = False
+    """Whether it is written when the sweep is created, many shards in one chunk, and never by a worker."""
 
     def shape(self, layout: Layout) -> tuple[int, ...]:
         """The array's final shape."""
@@ -124,13 +126,25 @@ class ArraySchema:
         first = layout.shard_size if self.dims[0] == "sample" else 1
         return (first, *self.shape(layout)[1:])
 
+    def chunk_shape(self, layout: Layout) -> tuple[int, ...]:
+        """The shape of one chunk (with inner chunks: of one Zarr shard) of a new sweep: a shard's, or many shards'.
+
+        Earlier versions stored every array by shard, so a reader takes the shape from the stored array.
+        """
+        first, *rest = self.shard_shape(layout)
+        shards = min(layout.shards, max(1, _ROWS_WRITTEN_ONCE // first)) if self.written_once else 1
+        return (first * shards, *rest)
+
     def rows_of(self, layout: Layout, shard: int) -> slice:
-        """Where the shard's values stand along the first dimension."""
+        """Return the range of a shard's values along the first dimension."""
         if self.dims[0] == "shard":
             return slice(shard, shard + 1)
         samples = layout.samples_of(shard)
         return slice(samples.start, samples.stop)
 
+
+_ROWS_WRITTEN_ONCE = 2**16
+"""Rows of a chunk that no worker writes. With a chunk for each shard, 100,000 shards took 60 s and 365 MB to create."""
 
 _SQUARED = "squared distance per squared latent unit"
 
@@ -140,11 +154,14 @@ def _flags(names: Mapping[str, int]) -> dict[str, Any]:
     return {"flag_values": [int(value) for value in names.values()], "flag_meanings": " ".join(names)}
 
 
-def _certificate(name: str, long_name: str) -> ArraySchema:
-    return ArraySchema(name, ("sample",), "float64", long_name, "1", certificate=True)
+def _certificate(name: str) -> ArraySchema:
+    check = checks.BY_NAME[name]
+    return ArraySchema(name, ("sample",), "float64", check.meaning, "1", certificate=True, since=check.since)
 
 
-SAMPLE = ArraySchema("sample", ("sample",), "int64", "index of the sample in the sweep", "1", fill=-1)
+SAMPLE = ArraySchema(
+    "sample", ("sample",), "int64", "index of the sample in the sweep", "1", fill=-1, written_once=True
+)
 """Written when the sweep is created, so that a filtered dataset still knows which sample is which."""
 
 SHARD_ARRAYS: tuple[ArraySchema, ...] = (
@@ -175,10 +192,11 @@ SHARD_ARRAYS: tuple[ArraySchema, ...] = (
     ),
     ArraySchema(
         "metric_sum",
-        # xarray refuses two dimensions of one name, hence the second axis's own.
+        # xarray refuses two dimensions of one name, so the second axis has another.
         ("shard", "latent_dim", "latent_column"),
         "float64",
-        "sum of the metric over the good samples of the shard; of an iterative method, of what its eigenpairs make",
+        "sum of the metric over the good samples of the shard; of an iterative method that keeps k < n eigenpairs, sum "
+        "of the part that these make",
         _SQUARED,
     ),
     ArraySchema(
@@ -200,27 +218,22 @@ SHARD_ARRAYS: tuple[ArraySchema, ...] = (
         "why the sample is quarantined",
         "1",
         fill=int(Reason.NONE),
-        attributes=_flags({reason.name.lower(): reason for reason in Reason}),
+        attributes=_flags({reason.name.lower(): reason for reason in sorted(Reason)}),
     ),
-    _certificate("symmetry_error", "largest asymmetry of the metric, relative to its largest entry"),
-    _certificate("negative_eigenvalue", "how far the least eigenvalue lies below zero, relative to the largest"),
-    _certificate("eigen_residual", "largest residual of an eigenpair, relative to the largest eigenvalue"),
-    _certificate("orthogonality_error", "largest deviation of the eigenvectors from orthonormality"),
-    _certificate("trace_share", "share of the trace that the kept eigenvalues carry"),
-    _certificate("probe_error", "relative deviation of the derivative from differences along a random direction"),
-    _certificate("product_error", "relative deviation of the metric from the product of its Jacobian"),
-    _certificate("column_error", "largest relative deviation of a Jacobian column from reverse mode"),
-    _certificate("precision_error", "relative error of the derivative against float64, measured at one code"),
+    *map(_certificate, checks.MEASURES),
     ArraySchema(
         "products", ("sample",), "int64", "vectors multiplied with the metric by an iterative method", "1", fill=-1
     ),
     # Not "seconds": xarray would decode that as a time difference.
     ArraySchema("seconds", ("sample",), "float64", "time spent on the sample", "s"),
 )
-"""What a shard's record fills."""
+"""The arrays that a shard's record fills."""
 
 ARRAYS: tuple[ArraySchema, ...] = (SAMPLE, *SHARD_ARRAYS)
 """Every array of a sweep's store."""
+
+REVISION = max(array.since for array in ARRAYS)
+"""Revision of the format that this version writes. A new array gets the next number; nothing is ever removed."""
 
 BY_NAME: Mapping[str, ArraySchema] = {array.name: array for array in ARRAYS}
 
@@ -230,15 +243,24 @@ CERTIFICATE: tuple[str, ...] = tuple(array.name for array in ARRAYS if array.cer
 
 
 def stored_bytes(layout: Layout) -> int:
-    """The size in bytes of every array of the sweep, uncompressed."""
+    """Return the size in bytes of all arrays of a sweep together, uncompressed."""
     return sum(int(np.prod(array.shape(layout), dtype=object)) * np.dtype(array.dtype).itemsize for array in ARRAYS)
 
 
-@dataclass(frozen=True)
-class ShardRecord:
-    """What a worker computed for one shard of m samples (m is the plan's, smaller for the last shard).
+def _with_certificate(record: type[_Record]) -> type[_Record]:
+    """Add a field to a class for each array of the certificate."""
+    own = dict.fromkeys(checks.MEASURES, npt.NDArray[np.float64])
+    record.__annotations__ = {**record.__annotations__, **own}
+    return record
 
-    m samples, n latent dimensions, k components; the fields are described by `ARRAYS`.
+
+@dataclass(frozen=True)
+@_with_certificate
+class ShardRecord:
+    """The results of a worker for one shard of m samples (m is the plan's, smaller for the last shard).
+
+    m samples, n latent dimensions, k components; the fields are described by `ARRAYS`. Besides those below there is
+    one [m] float64 for each number of the certificate (`CERTIFICATE`), NaN if the method does not have it.
     """
 
     shard: int
@@ -251,41 +273,24 @@ class ShardRecord:
     eigenvector: npt.NDArray[np.float32]
     """[m, k, n]"""
     metric_sum: npt.NDArray[np.float64]
-    """[n, n], over the good samples only: zero where none is good"""
+    """[n, n], over the good samples only: zero if none is good. The sum of whole metrics if the method makes whole
+    matrices or keeps all n eigenpairs; otherwise the sum of Σ λ_m v_m v_mᵀ over the k kept pairs."""
     trace: npt.NDArray[np.float64]
     """[m]"""
     status: npt.NDArray[np.uint8]
     """[m], GOOD or QUARANTINED"""
     reason: npt.NDArray[np.uint8]
-    """[m], a `Reason`, NONE exactly where the sample is good"""
-    symmetry_error: npt.NDArray[np.float64]
-    """[m]"""
-    negative_eigenvalue: npt.NDArray[np.float64]
-    """[m]"""
-    eigen_residual: npt.NDArray[np.float64]
-    """[m]"""
-    orthogonality_error: npt.NDArray[np.float64]
-    """[m]"""
-    trace_share: npt.NDArray[np.float64]
-    """[m]"""
-    probe_error: npt.NDArray[np.float64]
-    """[m]"""
-    product_error: npt.NDArray[np.float64]
-    """[m], NaN of a method without a Jacobian"""
-    column_error: npt.NDArray[np.float64]
-    """[m], NaN of a method without a Jacobian"""
-    precision_error: npt.NDArray[np.float64]
-    """[m], NaN where the networks do not run in float64"""
+    """[m], a `Reason`; NONE if and only if the sample is good"""
     products: npt.NDArray[np.int64]
-    """[m], 0 of a method that needs none"""
+    """[m], 0 for a method that needs none"""
     seconds: npt.NDArray[np.float64]
     """[m]"""
 
     def validate(self, layout: Layout) -> None:
-        """Check the record against the plan, before anything of it is written.
+        """Check the record against the plan, before any of it is written.
 
         Raises:
-            ValueError: a wrong shape or dtype; a sample left pending (its shard would be computed for ever);
+            ValueError: a wrong shape or dtype; a sample left pending (its shard would be computed forever);
                 a reason that contradicts its status; a `metric_sum` that is not finite (it would spoil the
                 mean over all shards). Lists every problem.
         """
@@ -296,7 +301,7 @@ class ShardRecord:
             value, shape = getattr(self, array.name), self._shape_of(array, layout)
             if not _fits(value, shape, array.dtype):
                 problems.append(f"{array.name} is {_describe(value)}, not {array.dtype}{list(shape)}")
-        if not problems:  # the contents mean something only in the right form
+        if not problems:  # contents can be checked only if the shapes are right
             if not np.isin(self.status, (GOOD, QUARANTINED)).all():
                 problems.append("status must be good or quarantined for every sample")
             if not ((self.status == GOOD) == (self.reason == Reason.NONE)).all():

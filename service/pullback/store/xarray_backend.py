@@ -1,8 +1,8 @@
-"""Arrays on disk as xarray variables that are read when needed, and checked when read.
+"""Stored arrays as xarray variables that are read when needed, and checked when read.
 
-`xarray.open_zarr` gives the same numbers, but an unhelpful error in the middle of a computation where the data on disk
-are damaged, and fill values where they are missing. Imports xarray, hence is imported only where a dataset is asked
-for.
+`xarray.open_zarr` gives the same numbers. But for damaged data it raises an unhelpful error in the middle of a
+computation, and for missing data it returns fill values. This module imports xarray, so it is imported only when a
+dataset is requested.
 """
 
 from collections.abc import Callable

@@ -1,10 +1,7 @@
-"""Damage of each kind is found, told, repaired, and what was lost is as before once it is computed again; garbage."""
+"""Damage is found wherever it is, and repaired by giving up the shards that have it; good shards are not touched."""
 
-import os
 import shutil
-import time
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 
 import icechunk
@@ -15,25 +12,22 @@ import zarr
 
 from pullback.errors import StoreError
 from pullback.store import audit as audit_module
+from pullback.store import bulk
+from pullback.store import schema as schema_module
 from pullback.store.audit import audit
+from pullback.store.creation import create
+from pullback.store.lock import driver_lock
+from pullback.store.maintenance import repair
 from pullback.store.reader import open_sweep
-from pullback.store.repository import SweepStore, create, hold, write_shard
+from pullback.store.repository import SweepStore
 from pullback.store.schema import SHARD_ARRAYS, ArraySchema, Layout, ShardRecord
-from pullback.store.upkeep import collect_garbage, repair
-from stored_sweeps import LAYOUT, altered, commit, filled, flip_byte, record_of
-
-NATIVE = {"eigenvector", "metric_sum"}
-"""The arrays whose chunks are files of their own; Icechunk keeps smaller ones in its manifests."""
+from stored_sweeps import LAYOUT, NATIVE, altered, chunks, commit, filled, flip_byte, record_of
 
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
     """A clean sweep of three shards."""
     return filled(tmp_path / "sweep").path
-
-
-def chunks(path: Path) -> set[Path]:
-    return {*(path / "chunks").iterdir()}
 
 
 def chunks_of_shard(path: Path, shard: int) -> list[Path]:
@@ -149,19 +143,57 @@ def test_all_manifests_lost_are_all_shards_lost(sweep: Path) -> None:
     restored(sweep, [0, 1, 2], clean)
 
 
-def test_lost_numbers_of_samples_are_written_anew_and_no_result_is_given_up(sweep: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "damages"),
+    [
+        (
+            lambda array: set_rows(array, slice(0, 10), array.fill_value),
+            [(0, "missing"), (1, "missing"), (2, "missing")],
+        ),
+        (lambda array: set_rows(array, slice(8, 10), np.array([9, 8])), [(2, "wrong")]),
+    ],
+)
+def test_lost_numbers_of_samples_are_written_anew_and_no_result_is_given_up(
+    sweep: Path, change: Callable[[zarr.Array], None], damages: list[tuple[int, str]]
+) -> None:
     clean = open_sweep(sweep).dataset(only_good=False).load()
-
-    def spoil(group: zarr.Group) -> None:
-        array = group["sample"]
-        assert isinstance(array, zarr.Array)
-        array[4:8] = array.fill_value
-        array[8:10] = np.array([9, 8])
-
-    in_session(sweep, spoil)
+    in_session(sweep, lambda group: change(group["sample"]))
     found = repair(sweep)
-    assert [(d.shard, d.array, d.kind) for d in found.damages] == [(1, "sample", "missing"), (2, "sample", "wrong")]
+    assert {damage.array for damage in found.damages} == {"sample"}
+    assert [(damage.shard, damage.kind) for damage in found.damages] == damages
     restored(sweep, [], clean)
+
+
+def test_an_audit_reads_small_shards_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = Layout(samples=40, latent_dim=2, components=2, shard_size=1)
+    path = filled(tmp_path / "many", tuple(range(30)), layout).path
+    reads: list[str] = []
+    read_rows = bulk.read_rows
+    monkeypatch.setattr(bulk, "read_rows", lambda array, *rest: (reads.append(array.path), read_rows(array, *rest))[1])
+    found = audit(path)
+    assert (found.committed, found.damages) == (30, ())
+    assert sorted(reads) == sorted(schema.name for schema in SHARD_ARRAYS)
+
+
+@pytest.mark.parametrize("rows", [8, 1])
+def test_numbers_of_samples_in_many_chunks_are_written_anew_one_chunk_at_a_time(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    """With one row, the chunks are those of earlier versions: one for each shard."""
+    monkeypatch.setattr(schema_module, "_ROWS_WRITTEN_ONCE", rows)
+    path = filled(sweep.with_name("chunks")).path
+    monkeypatch.undo()
+    clean = open_sweep(path).dataset(only_good=False).load()
+    in_session(path, lambda group: set_rows(group["sample"], slice(8, 10), -1))
+    assert [damage.shard for damage in repair(path).damages] == [2]
+    restored(path, [], clean)
+    in_session(path, lambda group: set_rows(group["sample"], slice(4, 5), 7))
+    assert [damage.shard for damage in repair(path).damages] == [1]
+    restored(path, [], clean)
+
+
+def set_rows(array: zarr.Array, rows: slice, values: object) -> None:
+    array[rows] = values
 
 
 def wrong(**values: object) -> ShardRecord:
@@ -197,7 +229,7 @@ def test_numbers_that_cannot_be_right_are_found_and_their_shard_restored(
     ("name", "value", "array", "what"),
     [
         ("status", 0, "status", "1 of 4 samples are pending"),
-        ("status", 7, "status", "none that there is"),
+        ("status", 7, "status", "unknown"),
         ("reason", 3, "reason", "exactly where"),
         ("metric_sum", np.inf, "metric_sum", "not finite"),
     ],
@@ -235,14 +267,14 @@ def test_every_array_that_is_damaged_is_told_by_shard(tmp_path: Path) -> None:
 def test_an_audit_changes_nothing_and_needs_no_lock(tmp_path: Path) -> None:
     chunks_of_shard(tmp_path / "sweep", 1)[0].unlink()
     files = {file: file.stat().st_mtime_ns for file in (tmp_path / "sweep").rglob("*")}
-    with hold(tmp_path / "sweep"):
+    with driver_lock(tmp_path / "sweep"):
         assert audit(tmp_path / "sweep").lost_shards == [1]
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "sweep").rglob("*")} == files
 
 
 def test_a_sweep_that_is_driven_is_not_repaired(tmp_path: Path) -> None:
     chunks_of_shard(tmp_path / "sweep", 1)[0].unlink()
-    with hold(tmp_path / "sweep"), pytest.raises(StoreError, match="held by"):
+    with driver_lock(tmp_path / "sweep"), pytest.raises(StoreError, match="held by"):
         repair(tmp_path / "sweep")
     assert SweepStore.open(tmp_path / "sweep").pending_shards() == []
 
@@ -262,67 +294,13 @@ def test_a_repair_that_cannot_be_committed_leaves_the_sweep_as_it_was(
         raise icechunk.IcechunkError("No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(icechunk.Session, "commit", fail)
+        patch.setattr(icechunk.Session, "flush", fail)
         with pytest.raises(StoreError, match=r"could not be repaired .*No space left"):
             repair(tmp_path / "sweep")
     assert audit(tmp_path / "sweep").lost_shards == [1]
 
 
 # Garbage.
-
-
-def leave_behind(path: Path, age: timedelta = timedelta(0)) -> set[Path]:
-    """What a worker leaves that is killed before its result is handed in, so long ago."""
-    before = chunks(path)
-    write_shard(SweepStore.open(path).fork(), record_of(LAYOUT, 1, seed=9))
-    left = chunks(path) - before
-    then = time.time() - age.total_seconds()
-    for chunk in left:
-        os.utime(chunk, (then, then))
-    return left
-
-
-def test_what_a_killed_worker_left_is_removed_once_it_is_old_and_nothing_else(sweep: Path) -> None:
-    clean = open_sweep(sweep).dataset(only_good=False).load()
-    old, recent, before = leave_behind(sweep, timedelta(days=2)), leave_behind(sweep), chunks(sweep)
-    planned = collect_garbage(sweep, dry_run=True)
-    assert chunks(sweep) == before, "a dry run removes nothing"
-    assert planned.chunks == len(old) == 2
-    with hold(sweep):  # a driver is no obstacle: what its workers wrote lately is left alone
-        assert collect_garbage(sweep) == planned
-    assert planned.bytes > 4000
-    assert chunks(sweep) == before - old
-    assert recent <= chunks(sweep)
-    xr.testing.assert_identical(open_sweep(sweep).dataset(only_good=False).load(), clean)
-    assert collect_garbage(sweep).chunks == 0
-
-
-def test_what_was_written_lately_is_removed_only_where_nobody_drives_the_sweep(sweep: Path) -> None:
-    left = leave_behind(sweep)
-    with hold(sweep), pytest.raises(StoreError, match="held by"):
-        collect_garbage(sweep, older_than=timedelta(0))
-    assert left <= chunks(sweep)
-    assert collect_garbage(sweep, older_than=timedelta(0)).chunks == len(left)
-
-
-def test_every_commit_is_kept_unless_commits_are_expired(tmp_path: Path) -> None:
-    store = filled(tmp_path / "sweep", shards=(0,))
-    first = store.snapshot
-    commit(store, record_of(LAYOUT, 1), record_of(LAYOUT, 2))
-    clean = open_sweep(store.path).dataset(only_good=False).load()
-    assert collect_garbage(store.path, older_than=timedelta(0)).snapshots == 0
-    assert open_sweep(store.path, first).status().pending == 6
-    planned = collect_garbage(store.path, timedelta(0), expire=timedelta(0), dry_run=True)
-    assert planned.expired >= 1
-    assert open_sweep(store.path, first).status().pending == 6
-    removed = collect_garbage(store.path, timedelta(0), expire=timedelta(0))
-    assert removed.expired == planned.expired
-    assert removed.snapshots >= 1
-    with pytest.raises(StoreError, match="has no snapshot"):
-        open_sweep(store.path, first)
-    xr.testing.assert_identical(open_sweep(store.path).dataset(only_good=False).load(), clean)
-    assert audit(store.path).damages == ()
-    assert SweepStore.open(store.path).pending_shards() == []
 
 
 def test_all_arrays_of_a_shard_are_looked_at(sweep: Path) -> None:
@@ -337,3 +315,6 @@ def test_all_arrays_of_a_shard_are_looked_at(sweep: Path) -> None:
         in_session(sweep.with_name("copy"), forget)
         assert [(d.shard, d.array) for d in audit(sweep.with_name("copy")).damages] == [(0, schema.name)]
         shutil.rmtree(sweep.with_name("copy"))
+
+
+# Garbage, under clocks that are wrong.
