@@ -9,16 +9,20 @@ import time
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from pullback.driving import run
 from pullback.errors import RefusedError
+from pullback.generators.checks import check_once
 from pullback.metric import result
-from pullback.spec.models import SamplesSpec
+from pullback.metric.curvature import AT_ONCE
+from pullback.spec import SamplesSpec
 from pullback.store.repository import SweepStore
 from pullback.store.schema import ShardRecord
-from pullback.sweep import run, worker
+from pullback.sweep import worker
 from pullback.sweep.latents import sample_latents
 from pullback.sweep.tasks import Task
 from toy_generators import Smooth
@@ -220,15 +224,15 @@ def with_a_broken_eigh() -> Smooth:
 def starting_slowly() -> Smooth:
     """A constructor that loads for a while."""
     if IN_A_WORKER:
-        time.sleep(4)
+        time.sleep(2)
     return Smooth()
 
 
 class Hungry(Smooth):
-    """Has memory for two images at once."""
+    """Has memory for as many images at once as the certificate of one code draws, and no more."""
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        if IN_A_WORKER and len(z) > 2:
+        if IN_A_WORKER and len(z) > AT_ONCE:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return super().forward(z)
 
@@ -249,16 +253,24 @@ def starving() -> Starving:
 
 
 class Dark(Smooth):
-    """Passes the three looks that are taken at every generator, and gives NaN from then on, in a worker."""
+    """Gives right images while it is loaded and checked, and NaN once a worker computes shards with it."""
 
-    passes = 0
+    computing = False
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        self.passes += IN_A_WORKER
-        return super().forward(z) * (float("nan") if self.passes > 3 else 1.0)
+        return super().forward(z) * (float("nan") if Dark.computing else 1.0)
 
 
 def dark() -> Dark:
+    plain = worker.metric_at
+
+    def computing(*arguments: Any, **named: Any) -> Any:
+        check_once(arguments[0])  # else the check of every generator would see the NaN, and refuse it
+        Dark.computing = True
+        return plain(*arguments, **named)
+
+    if IN_A_WORKER:
+        worker.metric_at = computing
     return Dark()
 
 

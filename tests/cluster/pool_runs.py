@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from pullback.cluster.pool import RayPool
+from pullback.driving.control import events_path, request_cancel
+from pullback.driving.pool_protocol import ShardFailed, serial_pool
+from pullback.driving.run import Outcome, SweepProgress, run_sweep
 from pullback.spec import JobSpec
+from pullback.store.creation import create
 from pullback.store.reader import open_sweep
-from pullback.store.repository import create
-from pullback.sweep.control import events_path, request_cancel
 from pullback.sweep.latents import sample_latents
 from pullback.sweep.plan import make_plan
-from pullback.sweep.pools import ShardFailed, serial_pool
-from pullback.sweep.run import Outcome, Progress, run_sweep
 from pullback.sweep.tasks import Budgets
 from pullback.sweep.worker import ShardDone, WorkOrder
 
@@ -51,7 +51,7 @@ def run_here(
     job: JobSpec,
     retries: int = 2,
     budgets: Budgets | None = None,
-    report: Callable[[Progress], None] = lambda progress: None,
+    report: Callable[[SweepProgress], None] = lambda progress: None,
     wish: threading.Event | None = None,
 ) -> tuple[Outcome, int]:
     """Run a job over the Ray that its module holds; the outcome, and how many workers were started."""
@@ -62,7 +62,7 @@ def run_here(
         pools.append(RayPool(order, int(job.resources.workers), retries, budgets))
         yield pools[0]
 
-    def wanting(progress: Progress) -> None:
+    def wanting(progress: SweepProgress) -> None:
         report(progress)
         if wish is not None and wish.is_set():
             request_cancel(job.store_path)

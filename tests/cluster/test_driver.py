@@ -1,5 +1,6 @@
 """The driver on a cluster and what is said of it from outside, without a Ray."""
 
+import json
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -8,15 +9,17 @@ from types import SimpleNamespace
 import heads
 import pytest
 
-from pullback.cluster import driver, jobs
+from pullback.cluster import driver
+from pullback.cluster import submission as jobs
+from pullback.driving.control import read_record, write_record
+from pullback.driving.pool_protocol import ShardFailed
+from pullback.driving.record import DriverRecord
+from pullback.driving.run import Outcome
+from pullback.driving.sidecar_files import sidecar_path
 from pullback.errors import SpecError, SweepError
 from pullback.spec import JobSpec
 from pullback.store.reader import SweepStatus
-from pullback.sweep.beside import beside
-from pullback.sweep.control import DriverRecord, read_record, write_record
 from pullback.sweep.plan import identify, make_plan
-from pullback.sweep.pools import ShardFailed
-from pullback.sweep.run import Outcome
 
 JOB = {
     "name": "mine",
@@ -139,6 +142,25 @@ def test_a_job_for_gpus_is_identified_on_a_machine_without(folder, monkeypatch):
     assert (str(found.place), found.finished) == ("mine", 0)
 
 
+def test_a_cluster_whose_files_differ_from_the_submitters_computes_nothing_and_names_them(folder, monkeypatch):
+    found = identify(job_of(device="cpu"))
+    told = jobs._inputs(found)
+    monkeypatch.setenv(jobs.INPUTS_VARIABLE, told)
+    planned = make_plan(job_of(device="cpu"))
+    assert driver._as_submitted(planned) is planned
+    recorded = json.loads(told)
+    recorded["weights"]["toy_generators (source)"] = "0" * 64
+    recorded["inputs"]["sources"]["toy_generators.py"] = "0" * 64
+    monkeypatch.setenv(jobs.INPUTS_VARIABLE, json.dumps(recorded))
+    with pytest.raises(SweepError, match=r"toy_generators \(source\) on .* is not what the job was submitted with"):
+        driver._as_submitted(planned)
+    recorded = json.loads(told)
+    recorded["inputs"]["built"]["generator: tensor matrix"] = "0" * 16
+    monkeypatch.setenv(jobs.INPUTS_VARIABLE, json.dumps(recorded))
+    with pytest.raises(SweepError, match="tensor matrix"):
+        driver._as_submitted(planned)
+
+
 @dataclass
 class Job:
     """What Ray's client gives of a job."""
@@ -198,7 +220,7 @@ LOG = f"Running entrypoint for job x: {jobs.ENTRYPOINT}\nerror: one\nerror: of y
         ({}, [attempt("PENDING")], "submitted", ""),
         ({}, [attempt("RUNNING")], "starting", ""),
         ({}, [attempt("STOPPED")], "cancelled", "it was cancelled"),
-        ({}, [attempt("SUCCEEDED")], "stopped", "submit the same job to go on"),
+        ({}, [attempt("SUCCEEDED")], "stopped", "submit the same job to resume"),
         ({}, [attempt("FAILED", driver_exit_code=1)], "failed", "of your job\n  - more"),
         ({}, [attempt("FAILED", driver_exit_code=137)], "stopped", "or was killed"),
         ({}, [attempt("FAILED", message="no such node")], "failed", "of your job"),
@@ -224,7 +246,7 @@ LOG = f"Running entrypoint for job x: {jobs.ENTRYPOINT}\nerror: one\nerror: of y
 def test_a_driver_on_a_cluster_is_told_of_rightly(folder, monkeypatch, record, known, state, message):
     monkeypatch.setattr(jobs, "_client", lambda address, seconds: Cluster(*known, log=LOG))
     write_record("mine", told(**record))
-    found = jobs.state_of("mine")
+    found = jobs.sweep_state_with_cluster("mine")
     assert (found.state, message in found.message) == (state, True), found
 
 
@@ -235,18 +257,18 @@ def test_what_is_gone_on_with_is_a_new_submission_and_what_runs_is_not(folder, m
     assert jobs.submit_to("http://head:8265", sweep)
     assert not jobs.submit_to("http://head:8265", sweep)
     assert [job.submission_id for job in cluster.known] == [f"pullback-{sweep.sweep_id}-1"]
-    beside("mine", "driver").unlink()
+    sidecar_path("mine", "driver").unlink()
     assert not jobs.submit_to("http://head:8265", sweep)
     assert read_record("mine").submission.endswith("-1"), "as from another machine"
     assert jobs.cancel("mine")
     assert cluster.stopped == [f"pullback-{sweep.sweep_id}-1"]
     cluster.known[0].said = "STOPPED"
     assert not jobs.cancel("mine")
-    beside("mine", "cancel").touch()
+    sidecar_path("mine", "cancel").touch()
     assert jobs.submit_to("http://head:8265", sweep)
     assert [job.submission_id[-2:] for job in cluster.known] == ["-1", "-2"]
     assert read_record("mine").submission.endswith("-2")
-    assert not beside("mine", "cancel").exists(), "a wish of before would stop it at once"
+    assert not sidecar_path("mine", "cancel").exists(), "a wish of before would stop it at once"
     # a driver that has told of its end, which Ray does not know yet
     write_record("mine", replace(read_record("mine"), life="cancelled"))
     assert not jobs.cancel("mine")
@@ -294,12 +316,12 @@ def test_a_cluster_that_is_silent_is_asked_again_only_after_a_while(folder, monk
     monkeypatch.setattr(jobs, "_silent", {})
     write_record("mine", told(address="http://silent:8265"))
     for _ in range(3):
-        found = jobs.state_of("mine")
+        found = jobs.sweep_state_with_cluster("mine")
         assert (found.state, found.unsure) == ("stopped", True)
         assert "http://silent:8265 does not answer" in found.message
     assert asked == [jobs._STATE_SECONDS]
     monkeypatch.setattr(jobs, "_silent", {})
-    jobs.state_of("mine")
+    jobs.sweep_state_with_cluster("mine")
     assert len(asked) == 2
 
 
@@ -309,11 +331,11 @@ def test_a_cluster_that_is_gone_is_one_message_and_its_sweeps_are_told_from_thei
         jobs.submit_to(address, identify(job_of()))
     assert list(folder.iterdir()) == []
     write_record("mine", told(address=address))
-    found = jobs.state_of("mine")
+    found = jobs.sweep_state_with_cluster("mine")
     assert (found.state, found.exit_code) == ("stopped", 1)
-    assert "whether anybody is at work on it cannot be told" in found.message
-    assert "submit the same job to go on" in found.message
+    assert "whether a driver is running is not known" in found.message
+    assert "submit the same job to resume" in found.message
     write_record("mine", told("running", address=address, ago=LATELY, **AWAY))
-    assert jobs.state_of("mine").state == "running", "its driver's own record says so"
+    assert jobs.sweep_state_with_cluster("mine").state == "running", "its driver's own record says so"
     write_record("mine", told("running", address=address, **AWAY))
-    assert "is gone without a word" in jobs.state_of("mine").message
+    assert "its driver has ended" in jobs.sweep_state_with_cluster("mine").message

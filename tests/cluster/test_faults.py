@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,11 @@ import pytest
 from fragile_generators import BRIGHT
 from pool_runs import MARK, arrays_of, assert_equals_a_clean_run, bad_samples, events, run_here
 
+from pullback.driving.sweep_state import sweep_state
 from pullback.errors import StoreError
 from pullback.store.audit import audit
 from pullback.store.reader import open_sweep
 from pullback.store.schema import GOOD, Reason
-from pullback.sweep.control import state_of
 from pullback.sweep.tasks import Budgets
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
@@ -43,7 +44,7 @@ def test_a_full_disk_ends_the_run_with_one_message_and_the_next_run_goes_on(our_
     job = make_job("fragile_generators:on_a_full_disk", count=64, shard_size=32, workers=1)
     with pytest.raises(StoreError, match=r"could not be written[\s\S]*not full, then run the sweep again"):
         run_here(job, budgets=Budgets(storage_seconds=0.5))
-    assert state_of(job.store_path).state == "failed"
+    assert sweep_state(job.store_path).state == "failed"
     assert open_sweep(job.store_path).status().pending == 64
     mark("room").touch()
     outcome, _ = run_here(job)
@@ -56,14 +57,14 @@ def test_a_storage_that_refuses_for_a_while_costs_only_time_and_is_told_meanwhil
     told = set()
 
     def report(progress):
-        told.add((progress.trouble, state_of(job.store_path).message))
+        told.add((progress.trouble, sweep_state(job.store_path).message))
 
     outcome, workers = run_here(job, report=report)
     assert (outcome.status.good, outcome.failed, workers) == (6, (), 1)
     assert tally(job, "failed") >= 1
     assert any("it is busy" in trouble for trouble, _ in told)
     assert any("it is busy" in message for _, message in told), "and `status` says so"
-    assert state_of(job.store_path).message == ""
+    assert sweep_state(job.store_path).message == ""
     assert_equals_a_clean_run(job)
 
 
@@ -81,7 +82,7 @@ def test_wrong_eigenvectors_of_a_broken_eigh_are_caught_sample_by_sample(our_ray
 def test_slow_constructors_cost_their_time_and_no_retry(our_ray, make_job):
     job = make_job("fragile_generators:starting_slowly", count=3, workers=1)
     seen = []
-    outcome, workers = run_here(job, retries=0, report=lambda progress: seen.append(state_of(job.store_path).state))
+    outcome, workers = run_here(job, retries=0, report=lambda progress: seen.append(sweep_state(job.store_path).state))
     assert outcome.status.good == 3
     assert workers == 1
     assert tally(job, "failed") == 0
@@ -89,9 +90,9 @@ def test_slow_constructors_cost_their_time_and_no_retry(our_ray, make_job):
 
 
 def test_a_device_with_less_memory_than_planned_computes_in_smaller_pieces(our_ray, make_job):
-    job = make_job("fragile_generators:hungry", count=6, shard_size=3, batch=3, tangents=6, workers=1)
+    job = make_job("fragile_generators:hungry", count=16, shard_size=8, batch=8, tangents=6, workers=1)
     outcome, workers = run_here(job, retries=0)
-    assert outcome.status.good == 6
+    assert outcome.status.good == 16
     assert workers == 1, "memory that is short kills nobody"
     assert_equals_a_clean_run(job)
 
@@ -104,7 +105,7 @@ def test_a_code_that_fits_no_memory_costs_its_shard_and_no_other(our_ray, make_j
     assert {failure.shard for failure in outcome.failed} == bad
     assert "memory" in outcome.failed[0].error
     assert set(np.flatnonzero(arrays_of(job.store_path)["status"] == GOOD)) == {0, 1, 2}
-    assert state_of(job.store_path).state == "failed"
+    assert sweep_state(job.store_path).state == "failed"
 
 
 def test_a_generator_that_gives_nan_everywhere_is_ended_as_broken_and_told(our_ray, make_job):
@@ -114,7 +115,7 @@ def test_a_generator_that_gives_nan_everywhere_is_ended_as_broken_and_told(our_r
     assert 0 < outcome.status.quarantined < 60, "it goes on no longer than it must"
     found = arrays_of(job.store_path)
     assert set(found["reason"][found["status"] == 2]) == {Reason.NOT_FINITE}
-    state = state_of(job.store_path)
+    state = sweep_state(job.store_path)
     assert (state.state, state.message) == ("failed", outcome.broken)
 
 
@@ -134,6 +135,7 @@ def test_readers_see_whole_snapshots_while_a_sweep_runs(our_ray, make_job):
                 problems.append(before)
             if sweep.status() != before:
                 problems.append((before, sweep.status()))
+            time.sleep(0.05)
 
     reader = threading.Thread(target=read)
     reader.start()

@@ -13,9 +13,9 @@ QUICK = {"health_check_initial_delay_ms": 500, "health_check_period_ms": 500, "h
 """How soon Ray notices that a machine is gone; by default after some 15 s, in which its workers just do not answer."""
 
 
-@pytest.fixture(scope="module", params=[QUICK, {}], ids=["noticed-soon", "noticed-late"])
+@pytest.fixture
 def head(tmp_path_factory, request):
-    """One machine, as far as Ray knows, which holds the driver and no worker."""
+    """One machine, as far as Ray knows, which holds the driver and no worker; the parameter is its configuration."""
     from ray.cluster_utils import Cluster
 
     make_environment(tmp_path_factory.mktemp("mark") / "died")
@@ -56,6 +56,7 @@ def run_and(job, *happenings):
     return outcome, workers
 
 
+@pytest.mark.parametrize("head", [pytest.param({}, id="noticed-late")], indirect=True)
 def test_the_work_of_a_lost_machine_is_done_by_those_that_are_left(cluster, make_job):
     job = make_job("toy_generators:slow", count=16, shard_size=1)
     outcome, _ = run_and(job, lambda: cluster.remove_node(cluster.machines[0], allow_graceful=False))
@@ -65,6 +66,7 @@ def test_the_work_of_a_lost_machine_is_done_by_those_that_are_left(cluster, make
     assert sorted(computed) == list(range(16)), "each shard's result counts once"
 
 
+@pytest.mark.parametrize("head", [pytest.param(QUICK, id="noticed-soon")], indirect=True)
 def test_a_machine_that_comes_in_place_of_lost_ones_gets_a_worker(cluster, make_job):
     job = make_job("toy_generators:slow", count=10, shard_size=1)
 

@@ -1,6 +1,7 @@
 """The pool of Ray actors: what it computes, and what it does when workers fail."""
 
 import os
+import shutil
 import signal
 import threading
 from dataclasses import replace
@@ -11,13 +12,15 @@ from pool_runs import bad_samples, events, order_of, run_all, run_here
 
 # Ray comes through the pool: its package sets what Ray reads when it is first imported.
 from pullback.cluster.pool import RayPool, _remove_left_folders, _short_temporary_folder, kind_of, local_ray, ray
+from pullback.driving.control import read_record
+from pullback.driving.pool_protocol import serial_pool
+from pullback.driving.run import run_sweep
+from pullback.driving.sweep_state import sweep_state
 from pullback.errors import DeviceError, MemoryPlanError, SweepError
+from pullback.store.folder_locks import held
 from pullback.store.reader import open_sweep
 from pullback.store.schema import GOOD, QUARANTINED, Reason
-from pullback.sweep.control import read_record, state_of
 from pullback.sweep.plan import make_plan
-from pullback.sweep.pools import serial_pool
-from pullback.sweep.run import run_sweep
 from pullback.sweep.tasks import Budgets, Failure
 from pullback.sweep.worker import ShardDone
 
@@ -226,7 +229,7 @@ def test_a_run_that_is_cancelled_stops_after_the_batch_at_hand_and_can_be_gone_o
     assert not outcome.interrupted
     assert outcome.failed == ()
     assert outcome.status.pending > 0
-    assert state_of(job.store_path).state == "cancelled"
+    assert sweep_state(job.store_path).state == "cancelled"
 
 
 def test_a_pool_that_is_closed_after_its_ray_starts_no_other(make_job):
@@ -258,11 +261,17 @@ def test_folders_of_killed_drivers_are_removed_and_those_of_live_ones_kept():
     parent = _short_temporary_folder()
     dead = parent / "pullback-ray-999999999-test"
     alive = parent / f"pullback-ray-{os.getpid()}-test"
-    dead.mkdir(exist_ok=True)
-    alive.mkdir(exist_ok=True)
+    unlocked = parent / f"pullback-ray-{os.getppid()}-test"  # as a driver of an older version, which holds no lock
+    for folder in (dead, alive, unlocked):
+        folder.mkdir(exist_ok=True)
     try:
+        with held(alive):
+            _remove_left_folders()
+            assert not dead.exists()
+            assert alive.exists()
+            assert unlocked.exists()
         _remove_left_folders()
-        assert not dead.exists()
-        assert alive.exists()
+        assert not alive.exists(), "an earlier process had this one's number"
     finally:
-        alive.rmdir()
+        for folder in (alive, unlocked):
+            shutil.rmtree(folder, ignore_errors=True)

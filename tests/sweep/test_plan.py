@@ -9,12 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sweep_jobs import job
 
 from pullback.errors import SpecError
-from pullback.generators.dcgan import Dcgan
+from pullback.generators.families.dcgan import Dcgan, Options
 from pullback.sweep import plan as plan_module
 from pullback.sweep.plan import make_plan, shard_size, threads_of
+from sweep_jobs import job
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def checkpoint(path, seed=0):
     """A small DCGAN of 8 × 8 images in the file format of trained ones."""
     torch.manual_seed(seed)
     path.parent.mkdir(exist_ok=True)
-    torch.save(Dcgan((6, 8, 3)).state_dict(), path)
+    torch.save(Dcgan(Options(widths=(6, 8, 3))).state_dict(), path)
     return str(path)
 
 
@@ -108,7 +108,7 @@ def test_every_problem_is_told_at_once(here, monkeypatch):
 def test_missing_weights_do_not_hide_a_bad_store_and_a_bad_distance(here, monkeypatch):
     (here / "file").write_text("")
     monkeypatch.setenv("PULLBACK_CACHE", str(here / "empty"))
-    monkeypatch.setattr("pullback.generators.weights.places", lambda variant: iter([here / "nowhere"]))
+    monkeypatch.setattr("pullback.weights.manifest.places", lambda variant: iter([here / "nowhere"]))
     found = problems(job("dcgan-faces", distance="lpips", store="file/inside"), source="my.yaml")
     assert len(found) == 3
     assert any(p.startswith("generator: ") and "pullback weights fetch dcgan-faces" in p for p in found)
@@ -185,7 +185,7 @@ def test_the_stored_size_grows_with_samples_and_components():
 def test_images_too_small_for_the_trunk_are_refused_with_the_way_out(lpips_alex):
     (found,) = problems(job(distance="lpips"))
     assert found.startswith("distance: ")
-    assert "set distance.size to" in found
+    assert "set its `size` to" in found
     assert make_plan(job(distance={"name": "lpips", "size": 31})).layout.latent_dim == 6
 
 
@@ -252,7 +252,7 @@ def test_workers_are_one_a_core_but_no_more_than_shards(monkeypatch):
 
 
 def test_workers_on_one_machine_share_its_memory(monkeypatch):
-    monkeypatch.setattr("pullback.sweep.plan.usable_bytes", lambda device: 8 * 2**30)
+    monkeypatch.setattr("pullback.metric.cost.usable_bytes", lambda device: 8 * 2**30)
     alone = make_plan(job(resources={"device": "cpu", "workers": 1})).fit.available
     among_four = make_plan(job(resources={"device": "cpu", "workers": 4})).fit.available
     assert alone == 8 * 2**30

@@ -1,6 +1,7 @@
-"""A worker in a process of its own, as Ray runs it.
+"""The Ray actor: a worker in a process of its own.
 
-Light until `start` is called: what loading raises is then an ordinary error, and no death of the process.
+Networks are loaded by `start`, not by the constructor: an error while loading is then an ordinary error, not the death
+of the process.
 """
 
 import os
@@ -11,17 +12,17 @@ from pullback.sweep.worker import ShardDone, Worker, WorkOrder
 
 
 class Actor:
-    """Holds a `Worker`. Its methods run in threads: two `run`s, of which one computes, and `stop` besides."""
+    """Holds a `Worker`. Its methods run in threads: `stop`, and two calls of `run`, only one of which computes."""
 
     def __init__(self) -> None:
         self._stopped = threading.Event()
         self._worker: Worker | None = None
 
     def start(self, order: WorkOrder) -> int:
-        """Load what the work needs; returns the process id.
+        """Load the generator and the distance; returns the process id.
 
         Raises:
-            PullbackError: it cannot be loaded.
+            PullbackError: they cannot be loaded.
         """
         self._worker = Worker(order)
         self._worker.stop_when = self._stopped.is_set
@@ -33,9 +34,9 @@ class Actor:
         return self._worker.run(task)
 
     def stop(self) -> None:
-        """Give up after the batch at hand."""
+        """Stop after the current batch."""
         self._stopped.set()
 
     def answers(self) -> bool:
-        """True, if it does."""
+        """Return True: shows that the actor answers."""
         return True

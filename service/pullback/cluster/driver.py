@@ -1,15 +1,17 @@
-"""The entrypoint of a driver on a Ray cluster: `python -m pullback.cluster.driver [JOB.yaml]`.
+"""The entry point of a driver on a Ray cluster: `python -m pullback.cluster.driver [JOB.yaml]`.
 
-Without a file the job comes from the environment, as Ray's job submission hands it on. The exit code is that of
-`pullback run`. The plan is made where the workers will be: a cluster's head often has no GPU.
+Without a file, the job comes from the environment, where Ray's job submission puts it. The exit codes are the same as
+those of `pullback run`. The plan is made on a node of the workers, because a cluster's head often has no GPU.
 """
 
+import json
 import logging
 import os
-import signal
+import socket
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,48 +19,52 @@ import ray
 import torch
 from ray.exceptions import RayError, RayTaskError
 
-from pullback.cluster.jobs import FOLDER_VARIABLE, JOB_VARIABLE
-from pullback.cluster.pool import RayPool, own_signals, reason_of
+from pullback.cluster.pool import RayPool, reason_of
+from pullback.cluster.submission import FOLDER_VARIABLE, INPUTS_VARIABLE, JOB_VARIABLE
+from pullback.driving.control import read_record
+from pullback.driving.pool_protocol import Pool
+from pullback.driving.run import run_sweep
 from pullback.errors import PullbackError, SpecError, SweepError
 from pullback.generators import zoo
+from pullback.signals import around_ray, end_on_signals, leave
 from pullback.spec import JobSpec, load_job
+from pullback.standard_streams import open_closed_streams
 from pullback.store.location import locate
-from pullback.sweep.control import read_record
+from pullback.sweep.inputs import changes, stored_inputs
 from pullback.sweep.plan import Plan, make_plan, usable_cores
-from pullback.sweep.pools import Pool
-from pullback.sweep.run import run_sweep
 from pullback.sweep.worker import WorkOrder
 
 
 def main() -> int:
     """Run the job of the environment, or of a file, on this cluster."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # KeyboardInterrupt, as of Ctrl-C
-    torch.set_num_threads(usable_cores())  # Ray tells its processes to use one
-    folder = Path(os.environ.get(FOLDER_VARIABLE, "."))
-    if folder.is_dir():  # relative paths of a job mean the submitter's, where this machine has them
-        os.chdir(folder)
+    open_closed_streams()
     try:
+        end_on_signals()
+        torch.set_num_threads(usable_cores())  # Ray sets one thread for its processes
+        folder = Path(os.environ.get(FOLDER_VARIABLE, "."))
+        if folder.is_dir():  # relative paths start in the submitter's folder, if this machine has it
+            os.chdir(folder)
         job = job_given()
         with connected():
             outcome = run_sweep(planned(job), cluster_pool, echo=_echo)
     except PullbackError as error:
-        print(f"error: {error}", flush=True)
+        say(f"error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; what was committed is kept", flush=True)
+        say("interrupted; what was committed is kept")
         return 130
     for failure in outcome.failed:
-        print(f"error: shard {failure.shard} was given up: {failure.error}", flush=True)
-    print(f"error: {outcome.broken}" if outcome.broken else f"{outcome.status.as_dict()}", flush=True)
+        say(f"error: shard {failure.shard} was given up: {failure.error}")
+    say(f"error: {outcome.broken}" if outcome.broken else f"{outcome.status.as_dict()}")
     return outcome.exit_code
 
 
 def job_given() -> JobSpec:
-    """The job of the file that is named, or of the environment.
+    """Load the job from the file that the command names, or from the environment.
 
     Raises:
-        SpecError: there is none, or it is wrong.
-        SweepError: its store is a folder that this machine does not share with the one that submitted it.
+        SpecError: there is no job, or it is wrong.
+        SweepError: its store is a folder that this machine does not share with the submitter's.
     """
     if len(sys.argv) > 1:
         return load_job(Path(sys.argv[1]), zoo())
@@ -69,7 +75,7 @@ def job_given() -> JobSpec:
     except ValueError as error:
         raise SpecError([f"{JOB_VARIABLE} holds no job: {error}"], "pullback.cluster.driver") from None
     place = locate(job.store_path)
-    if place.is_local and read_record(place) is None:  # the submitter put one there
+    if place.is_local and read_record(place) is None:  # the submitter wrote one there
         raise SweepError(
             f"{place} is not on a disk that the cluster's head shares with the machine that submitted the job; nothing "
             "was computed. Give the job a `store` on a disk that all of the cluster shares, or in an object store "
@@ -80,13 +86,14 @@ def job_given() -> JobSpec:
 
 @contextmanager
 def connected() -> Iterator[None]:
-    """Be a driver of the cluster that this process belongs to, for the length of the block.
+    """Connect to the cluster of this process within the block.
 
     Raises:
-        SweepError: there is none.
+        SweepError: no cluster answers.
     """
     try:
-        with own_signals():
+        # Ray puts the working directory first on its workers' path; see `pool.local_ray`
+        with tempfile.TemporaryDirectory() as empty, around_ray(), chdir(empty):
             ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, RayError) as error:
         raise SweepError(
@@ -100,7 +107,7 @@ def connected() -> Iterator[None]:
 
 
 def planned(job: JobSpec) -> Plan:
-    """The plan of a job for this cluster: as many workers as the job says, else one a GPU, else one a core.
+    """Plan a job for this cluster: with the workers that the job names, else one for each GPU, else one for each core.
 
     Raises:
         SpecError: with every problem that would keep the sweep from being finished.
@@ -109,13 +116,15 @@ def planned(job: JobSpec) -> Plan:
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     gpus, asked = int(resources.get("GPU", 0)), job.resources
     device = asked.device if asked.device != "auto" else "cuda" if gpus else "cpu"
+    if ":" in device:
+        raise SpecError([f"resources.device: {device} names a GPU of one machine; on a cluster use 'cuda'"], job.name)
     room = max(1, gpus if device == "cuda" else int(resources.get("CPU", 0)))
     workers = room if asked.workers == "auto" else asked.workers
     job = job.model_copy(update={"resources": asked.model_copy(update={"device": device})})
     if device == "cpu" or torch.cuda.is_available():
-        return make_plan(job, workers_there=workers)
-    print(f"planning on a node with a GPU{'' if gpus else '; there is none yet, so this waits for one'}", flush=True)
-    remote: Any = ray.remote  # whose annotations know no options of this kind
+        return _as_submitted(make_plan(job, workers_there=workers))
+    say(f"planning on a node with a GPU{'' if gpus else '; there is none yet, so this waits for one'}")
+    remote: Any = ray.remote  # its annotations lack these options
     try:
         plan: Plan = ray.get(remote(num_gpus=1, num_cpus=0)(_plan_there).remote(job, workers, str(Path.cwd())))
     except RayTaskError as error:
@@ -127,6 +136,22 @@ def planned(job: JobSpec) -> Plan:
             f"the plan could not be made: {reason_of(error)}\nNothing was computed, and nothing that was committed is "
             "lost. Submit the job again."
         ) from None
+    return _as_submitted(plan)
+
+
+def _as_submitted(plan: Plan) -> Plan:
+    """Return the plan if its inputs are those of the submitter.
+
+    Raises:
+        SweepError: names the files, tensors or attributes that differ between the two machines.
+    """
+    if not (recorded := os.environ.get(INPUTS_VARIABLE)):
+        return plan
+    if changed := changes(stored_inputs(json.loads(recorded)), plan.inputs, of_globals=False):
+        raise SweepError(
+            f"{'; '.join(changed)} on {socket.gethostname()} is not what the job was submitted with; nothing was "
+            "computed. Make the files on the cluster equal to those of the machine that submits, and submit again"
+        )
     return plan
 
 
@@ -142,10 +167,23 @@ def cluster_pool(order: WorkOrder, plan: Plan) -> Iterator[Pool]:
     yield RayPool(order, plan.workers, plan.job.resources.retries)
 
 
+def say(text: str) -> None:
+    """Print a line. After an error (a full disk, a closed pipe) lines are discarded, and the sweep goes on."""
+    try:
+        print(text, flush=True)
+    except ValueError:  # closed
+        return
+    except OSError:
+        with suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())  # otherwise Python flushes again at exit, and exits with 120
+            os.close(nowhere)
+
+
 def _echo(line: str) -> None:
-    """The journal on standard output: its file may lie on a disk that nobody sees, and log collectors read this."""
-    print(line, flush=True)
+    """Print the journal to standard output as well: log collectors read that, and the file may be on another disk."""
+    say(line)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -1,11 +1,11 @@
-"""A pool of Ray actors, each holding a generator and a distance, that computes shards.
+"""A pool of Ray actors that compute shards; each holds a generator and a distance.
 
-Ray places and watches processes; retries are ours (`sweep.schedule`), because Ray would spend its own while a slow
-constructor loads weights: actors never restart by themselves. Only tasks, forks (a few KB) and the work order go
+Ray places and watches processes. Retries are ours (`driving.schedule`), and actors never restart by themselves: Ray
+would spend its own retries while a slow constructor loads weights. Only tasks, forks (a few KB) and the work order go
 through Ray's object store.
 
-What a failure leaves: an actor killed in mid-shard leaves the shard to be computed again by another one; a killed
-driver takes Ray's processes with it.
+If an actor is killed while it computes a shard, another one computes it again. If the driver is killed, Ray's processes
+end with it.
 """
 
 import logging
@@ -13,12 +13,11 @@ import math
 import os
 import secrets
 import shutil
-import signal
+import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -36,39 +35,45 @@ from ray.exceptions import (
 )
 
 from pullback.cluster.actor import Actor
+from pullback.driving.pool_protocol import Event, Pool, PoolState, Results, ShardFailed
+from pullback.driving.schedule import Scheduler
 from pullback.errors import DeviceError, MemoryPlanError, PullbackError, RefusedError, SweepError, WorkCancelledError
+from pullback.signals import around_ray
+from pullback.standard_streams import open_closed_streams
+from pullback.store.folder_locks import abandoned, held
 from pullback.sweep.plan import Plan
-from pullback.sweep.pools import Event, Pool, PoolState, Results, ShardFailed
-from pullback.sweep.schedule import Scheduler
 from pullback.sweep.tasks import Budgets, Failure, Task, gathering_seconds
 from pullback.sweep.worker import WorkOrder
 
 _PREFIX = "pullback-ray-"
 _TICK_SECONDS = 0.5
 _DEPTH = 2
-"""Shards a worker has at once: one is computed while the other is written."""
+"""Shards that a worker has at once: one is computed while the other is written."""
 _OBJECT_STORE_BYTES = 100 * 2**20
-"""Near the least that Ray accepts: nothing larger than a few KB is put into it."""
+"""Close to the minimum that Ray accepts: nothing larger than a few KB is stored in it."""
 
 
 class RayPool:
-    """Workers as Ray actors, told what to do by a `Scheduler`.
+    """Workers as Ray actors, which get their tasks from a `Scheduler`.
 
     Args:
-        order: what every worker is told.
-        workers: how many actors.
+        order: the work order of every worker.
+        workers: number of actors.
         retries: how often a shard that raises is tried again.
-        budgets: of the other failures.
+        budgets: retries after other failures.
     """
 
     def __init__(self, order: WorkOrder, workers: int, retries: int, budgets: Budgets | None = None) -> None:
-        # A GPU actor without `num_cpus=0` would hold a CPU too, and wait for one where there are more GPUs.
-        on_gpu = order.device == "cuda"
-        remote: Any = ray.remote  # whose annotations know options of functions only
+        # Without `num_cpus=0` a GPU actor would hold a CPU too, and wait for one if there are fewer CPUs than GPUs.
+        on_gpu = order.device.startswith("cuda")
+        # Workers that share a GPU hold a part of it; Ray counts in steps of 0.0001.
+        named = ":" in order.device  # the job names a GPU, so Ray must neither choose nor hide one
+        part = 0.0 if named else 1.0 if order.shared_by == 1 else 10_000 // order.shared_by / 10_000
+        remote: Any = ray.remote  # its annotations have the options of functions only
         self._actor_class = remote(
             max_restarts=0,
             max_task_retries=0,
-            num_gpus=int(on_gpu),
+            num_gpus=part if on_gpu else 0,
             num_cpus=int(not on_gpu),
             max_concurrency=_DEPTH + 1,  # the shards it has at once, and `stop`
         )(Actor)
@@ -78,44 +83,44 @@ class RayPool:
         self._budgets = replace(budgets or Budgets(), error=retries)
         self._handles: dict[str, Any] = {}
         self._calls: dict[Any, tuple[str, Task | None]] = {}
-        """What is under way: a reference to the worker's name and the task, None while it starts (or is asked)."""
+        """Running calls: a reference to the worker's name and its task, which is None for a start or a ping."""
         self._names = (f"worker-{number}" for number in count())
         self._hungry: set[str] = set()
         self._loaded: set[str] = set()
         self._ask_all = False
         self._looking = 0.0
-        """Seconds that it last took to look at everything that is under way."""
+        """Seconds that the last poll of all running calls took."""
 
     def results(self, shards: Sequence[int], stop: Callable[[], bool]) -> Results:
-        """Each shard's outcome as it comes, None every half second in between; see `sweep.pools.Pool`.
+        """Yield the outcome of each shard as it comes, and None every half second in between; see `pool_protocol.Pool`.
 
         Raises:
-            SweepError: no worker can be started, or they die faster than the budget allows.
-            RefusedError: no worker could write for long.
+            SweepError: no worker can be started, or workers die faster than the budget allows.
+            RefusedError: no worker could write for too long.
         """
         samples = {shard: self._layout.samples_of(shard) for shard in shards}
         scheduler = Scheduler(samples, self._budgets, depth=_DEPTH, actors=self._workers)
-        stopping, told = False, -math.inf
+        stopping, reported = False, -math.inf
         try:
             while not scheduler.over and not (stopping and not any(task for _, task in self._calls.values())):
                 if not stopping and stop():
                     stopping = True
                     for handle in self._handles.values():
                         handle.stop.remote()
-                if time.monotonic() - told >= _TICK_SECONDS:
-                    yield _state_of(scheduler)
-                    told = time.monotonic()
+                if time.monotonic() - reported >= _TICK_SECONDS:
+                    yield _pool_state(scheduler)
+                    reported = time.monotonic()
                     self._ask_all |= scheduler.may_start_with_time
                 if not stopping:
                     for _ in range(scheduler.missing(time.monotonic())):
                         self._start(scheduler)
                     self._hand_out(scheduler)
                 yield from self._outcomes(scheduler, stopping)
-            yield _state_of(scheduler)
+            yield _pool_state(scheduler)
             for shard, attempts, error in scheduler.given_up():
                 yield ShardFailed(shard, error, attempts)
         finally:
-            # After a shutdown, Ray would answer a kill by starting another Ray.
+            # After a shutdown, a kill would start another Ray.
             for name in list(self._handles) if ray.is_initialized() else []:
                 self._end(name)
         if scheduler.fatal_failure is Failure.STORAGE:
@@ -140,7 +145,7 @@ class RayPool:
                 ray.kill(handle)
 
     def _hand_out(self, scheduler: Scheduler) -> None:
-        """Ask for tasks: for the workers that something came from, or all if any may be free for what was put back."""
+        """Give tasks to the workers that have just returned a result, or to all workers if any of them may be idle."""
         now = time.monotonic()
         for name in self._handles if self._ask_all else self._hungry:
             if (handle := self._handles.get(name)) is not None:
@@ -150,7 +155,7 @@ class RayPool:
         self._hungry.clear()
 
     def _outcomes(self, scheduler: Scheduler, stopping: bool) -> Results:
-        """Wait for what comes next, and tell the scheduler; yields what concerns the driver."""
+        """Wait for results, report them to the scheduler, and yield those that the driver needs."""
         if not self._calls:
             time.sleep(_TICK_SECONDS)
             yield None
@@ -165,22 +170,22 @@ class RayPool:
             yield None
         for reference in ready:
             if reference not in self._calls:
-                continue  # of a worker that has just been found not to answer
+                continue  # its worker was just found unavailable
             name, task = self._calls.pop(reference)
             self._hungry.add(name)
             if name not in self._handles:
-                continue  # it was given up, and with it everything that it had
+                continue  # the worker was given up, and its tasks were given to others
             try:
                 outcome = ray.get(reference, timeout=60)
             except (GetTimeoutError, ActorUnavailableError) as error:
-                if name not in self._loaded:  # whether it loads still cannot be known: another one starts
+                if name not in self._loaded:  # it may still be loading, but start another one
                     message = f"its worker did not answer while it loaded: {reason_of(error)}"
                     scheduler.dead(name, Failure.LOST, message, time.monotonic())
                     self._end(name)
                     self._ask_all = True
                     yield _event("could not start", name, task, reason_of(error))
                     continue
-                # A killed node looks like this for a while: others take its work at once, and it may come back.
+                # A killed node looks like this for a while. Other workers take its tasks at once, and it may come back.
                 scheduler.unavailable(name)
                 self._ask_again(name)
                 self._ask_all = True
@@ -201,7 +206,7 @@ class RayPool:
                     yield replace(outcome, worker=name)
 
     def _ask_again(self, name: str) -> None:
-        """Have a worker that did not answer say so once it does; a call to a dead one fails as such."""
+        """Call an unavailable worker, to learn when it answers again. If it is dead, the call fails."""
         for reference in [each for each, (owner, _) in self._calls.items() if owner == name]:
             del self._calls[reference]
         self._calls[self._handles[name].answers.remote()] = name, None
@@ -221,7 +226,7 @@ class RayPool:
 
 
 def kind_of(error: RayError) -> tuple[Failure, bool]:
-    """What kind of failure an error of Ray is, and whether the worker's process is gone (or has to go)."""
+    """Return the kind of failure of a Ray error, and whether the worker's process is gone or must be ended."""
     if isinstance(error, RayTaskError):
         if isinstance(error.cause, DeviceError):
             return Failure.CRASH, True
@@ -235,7 +240,7 @@ def kind_of(error: RayError) -> tuple[Failure, bool]:
     return (Failure.LOST if node_died and "worker process" not in str(error) else Failure.CRASH), True
 
 
-def _state_of(scheduler: Scheduler) -> PoolState:
+def _pool_state(scheduler: Scheduler) -> PoolState:
     return PoolState(
         {state.value: many for state, many in scheduler.states().items()},
         {state.value: many for state, many in scheduler.actors().items()},
@@ -253,29 +258,32 @@ def _event(name: str, worker: str, task: Task | None, message: str) -> Event:
 
 
 def reason_of(error: BaseException) -> str:
-    """The last telling line of a Ray error, which carries a whole remote traceback; what an error of ours says."""
+    """The message of a PullbackError, or the most informative line of a Ray error with its remote traceback."""
     cause = error.cause if isinstance(error, RayTaskError) else error
     if isinstance(cause, PullbackError):
         return cause.what if isinstance(cause, RefusedError) else str(cause)
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    told = [line for line in lines if "Error" in line or "died" in line or "killed" in line]
-    text = (told or lines or [""])[-1]
+    causes = [line for line in lines if "Error" in line or "died" in line or "killed" in line]
+    text = (causes or lines or [""])[-1]
     return f"{type(cause).__name__}: {text}"[:500]
 
 
 @contextmanager
 def ray_pool(order: WorkOrder, plan: Plan) -> Iterator[Pool]:
-    """A Ray of our own on this machine, for the length of the block, with one actor for each of the plan's workers."""
+    """Start a private Ray on this machine for the length of the block, with one actor for each of the plan's
+    workers."""
+    if ":" in plan.device:  # Ray's processes inherit it
+        os.environ["RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"] = "1"
     with local_ray(cpus=plan.workers if plan.device == "cpu" else 1):
         yield RayPool(order, plan.workers, plan.job.resources.retries)
 
 
 @contextmanager
 def local_ray(cpus: int) -> Iterator[None]:
-    """A Ray on this machine that nothing else shares, on loopback, gone without a trace after the block.
+    """Start a private Ray on loopback, and remove all traces of it after the block.
 
     Args:
-        cpus: how many CPU actors may run at once; GPU actors hold no CPU.
+        cpus: CPU actors that may run at once; GPU actors hold no CPU.
 
     Raises:
         SweepError: this process has a Ray already.
@@ -285,19 +293,23 @@ def local_ray(cpus: int) -> Iterator[None]:
             "this process is connected to a Ray already, and a sweep starts its own. Nothing was started. "
             "Call ray.shutdown() first, or run serially."
         )
+    open_closed_streams()  # Ray copies their descriptors
     _remove_left_folders()
     folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_short_temporary_folder()))
-    with _token(), _quiet():
+    with held(folder), _token(), _quiet():
         try:
-            with own_signals():
+            # Ray puts the working directory first on its workers' import path, before Python's own modules. Our
+            # workers add it themselves, last (`generators.user_imports`).
+            with _starting(), around_ray(), chdir(folder):
                 ray.init(
-                    address="local",  # never a cluster that happens to be around
+                    address="local",  # never an existing cluster
                     num_cpus=cpus,
                     include_dashboard=False,
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                     object_store_memory=_OBJECT_STORE_BYTES,
                     _node_ip_address="127.0.0.1",
+                    _plasma_directory=_plasma_folder(folder),
                     _temp_dir=str(folder),
                 )
             yield
@@ -307,10 +319,22 @@ def local_ray(cpus: int) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Ray from printing each worker's death to standard output, in five lines: the journal tells it in one.
+def _starting() -> Iterator[None]:
+    """Report in a sentence why Ray cannot be started."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, RayError) as error:
+        raise SweepError(
+            f"Ray cannot be started here ({reason_of(error)}); nothing was computed. Check that /tmp and /dev/shm can "
+            "be written to and are not full, or compute in one process: pullback run --serial"
+        ) from error
 
-    No setting of Ray's does that: its thread for errors prints them whatever `log_to_driver` says.
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Ray from printing five lines to standard output for each worker's death. The journal has one line for it.
+
+    Ray has no setting for this: `log_to_driver` does not affect the thread that prints errors.
     """
     module: Any = ray._private.worker
     printed = getattr(module, "print_to_stdstream", None)
@@ -323,9 +347,9 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _token() -> Iterator[None]:
-    """Let nobody in without a token of this Ray's own: any user of a machine reaches its loopback.
+    """Protect this Ray with a token of its own, because every user of a machine can reach its loopback.
 
-    Ray's processes inherit it; it is gone from the environment after the block.
+    Ray's processes inherit the token. It is removed from the environment after the block.
     """
     if "RAY_AUTH_MODE" in os.environ:
         yield
@@ -341,31 +365,34 @@ def _token() -> Iterator[None]:
 
 
 def read_token_again() -> None:
-    """Have Ray read how it is to authenticate from the environment, which it otherwise does when it is imported."""
+    """Make Ray read its authentication settings from the environment again. It otherwise reads them on import only."""
     raylet: Any = ray._raylet
-    if hasattr(raylet, "AuthenticationTokenLoader"):  # else a Ray that knows no tokens
+    if hasattr(raylet, "AuthenticationTokenLoader"):  # earlier versions of Ray have no tokens
         raylet.Config.initialize("")
         raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
-@contextmanager
-def own_signals() -> Iterator[None]:
-    """Keep this process's SIGTERM handler: `ray.init` puts one in its place that exits at once, with a stack trace."""
-    handler = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
-
-
 def _short_temporary_folder() -> Path:
-    """Ray puts sockets into it, whose paths may have 107 bytes, and itself takes some 70 of them."""
+    """Return a folder with a short path for Ray's sockets: a path may have 107 bytes, and Ray uses some 70 of them."""
     short = Path("/tmp")
     return short if short.is_dir() and os.access(short, os.W_OK) else Path(tempfile.gettempdir())
 
 
+def _plasma_folder(folder: Path) -> str | None:
+    """Return a folder for Ray's shared memory if /dev/shm cannot be written to; None leaves the choice to Ray.
+
+    By default Ray would wait a minute for an object store that cannot start in /dev/shm.
+    """
+    shared = Path("/dev/shm")
+    return str(folder) if sys.platform == "linux" and not os.access(shared, os.W_OK | os.X_OK) else None
+
+
 def _remove_left_folders() -> None:
-    """Remove the temporary folders of drivers that were killed, which could not do it themselves."""
+    """Remove the temporary folders of killed drivers, which could not remove them."""
     for folder in _short_temporary_folder().glob(f"{_PREFIX}*-*"):
         owner = folder.name.removeprefix(_PREFIX).partition("-")[0]
-        if owner.isdigit() and not psutil.pid_exists(int(owner)):
-            shutil.rmtree(folder, ignore_errors=True)
+        # A process id proves nothing. It is checked because drivers of older versions hold no lock.
+        if owner.isdigit() and (int(owner) == os.getpid() or not psutil.pid_exists(int(owner))):
+            with abandoned(folder) as free:
+                if free:
+                    shutil.rmtree(folder, ignore_errors=True)

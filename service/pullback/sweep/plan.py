@@ -1,35 +1,48 @@
 """The plan of a sweep: from a job to its identity, shards, memory and time, before anything is started.
 
-Invariants: nothing is written here; every problem of a job with its surroundings (weights, memory, disk, the store's
-path) is found here, all at once, so that a sweep that starts can also end.
-Leaves to others: which sweep a job is (`identity`), where its store can be (`place`), sampling (`latents`), computing
-(`worker`), running and committing (`run`).
+Invariants: planning does not touch the sweep's store; writing is timed on a small store in a temporary folder. All
+problems with weights, memory, disk and the store's path are reported together, so a sweep that starts can also finish.
+Related modules: the identity of a sweep (`identity`), checks of the store's location (`preflight`), latent codes
+(`latents`), computing (`worker`), running and committing (`driving.run`).
 """
 
 import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from pullback.distances import Distance, ResidualDistance, build_distance
-from pullback.errors import MemoryPlanError, PullbackError, SpecError, StoreError
-from pullback.generators import any_condition, class_indices, like, load_generator
-from pullback.generators.zoo import resolve_device
-from pullback.metric.jacobian import derivative_at, feature_map
-from pullback.metric.memory import GIB, Fit, fit, usable_bytes
-from pullback.metric.methods import DENSE, Method, Setting, choose, expected_products, product_at
-from pullback.metric.precision import arithmetic, require
+from pullback.distances import Distance, ResidualDistance
+from pullback.errors import (
+    MemoryPlanError,
+    PullbackError,
+    SpecError,
+    StoreError,
+    exit_message,
+    is_interrupt,
+    with_message,
+)
+from pullback.generators import any_condition, class_indices, generate, load_for, reference_tensor
+from pullback.generators.registry import resolve_device
+from pullback.generators.user_code import unmoved
+from pullback.generators.user_files import watching
+from pullback.metric.cost import Estimate, estimate
+from pullback.metric.memory import GIB, Fit
+from pullback.metric.precision import as_precise_as
+from pullback.metric.strategy import Strategy
 from pullback.spec import JobSpec
-from pullback.store.location import Location, locate
+from pullback.spec.arguments import job_problems
+from pullback.spec.metric import Method
+from pullback.store.location import Location
 from pullback.store.repository import SweepStore
 from pullback.store.schema import PENDING, Layout, stored_bytes
-from pullback.sweep.identity import existing_store, provenance_of
-from pullback.sweep.place import disk_problems, store_place
+from pullback.sweep.identity import existing_store, of_store, provenance_of
+from pullback.sweep.inputs import Inputs
+from pullback.sweep.parts import distance_of, examine, metric_options, reading_of
+from pullback.sweep.preflight import disk_problems, placed, store_place
+from pullback.sweep.shard_timing import seconds_per_shard
 
 _SHARD_BYTES = 256 * 2**20
 _SHARDS_WANTED = 16
@@ -39,18 +52,21 @@ _MOST_PER_SHARD = 64
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a sweep is going to be.
+    """The plan of a sweep.
 
     Attributes:
-        job: what was asked for.
+        job: the job.
         layout: sizes and shards.
-        provenance: what is recorded with the results, the sweep's identity among it.
-        device: `cpu` or `cuda`, what each worker computes on.
-        workers: how many there are.
-        method: how metrics are computed, `auto` resolved.
-        fit: batch and tangents of each worker, and their memory.
-        seconds_per_code: measured with one worker on this machine; None where it was not measured.
-        finished: samples that the store has already.
+        provenance: the record that is stored with the results, including the sweep's identity.
+        device: what each worker computes on: `cpu`, `cuda` (a GPU each, or a share of one), or one GPU as `cuda:1`.
+        workers: number of workers.
+        shared_by: workers that share one GPU; 1 on a CPU.
+        strategy: how each worker computes metrics, decided from its share of the memory.
+        folder: absolute path of the working directory in which the plan was made; relative paths of the job start
+            there.
+        inputs: the inputs that decide the numbers; each worker checks that it has loaded the same.
+        seconds_per_code: measured with one worker on this machine, storing included; None if not measured.
+        finished: samples that the store already has.
     """
 
     job: JobSpec
@@ -58,19 +74,31 @@ class Plan:
     provenance: dict[str, Any]
     device: str
     workers: int
-    method: Method
-    fit: Fit
+    strategy: Strategy
+    folder: str
+    inputs: Inputs
     seconds_per_code: float | None
     finished: int = 0
+    shared_by: int = 1
+
+    @property
+    def method(self) -> Method:
+        """The method that computes the metrics, with `auto` resolved."""
+        return self.strategy.method
+
+    @property
+    def fit(self) -> Fit:
+        """Batch and tangents of each worker, and their memory."""
+        return self.strategy.fit
 
     @property
     def place(self) -> Location:
-        """Where the store is or will be."""
-        return locate(self.job.store_path)
+        """The location of the store, whatever the present working directory."""
+        return placed(self.job, self.folder)
 
     @property
     def sweep_id(self) -> str:
-        """The sweep's identity: equal for equal numbers, whatever computes them."""
+        """The sweep's identity: equal for jobs that give equal numbers."""
         return str(self.provenance["sweep_id"])
 
     @property
@@ -80,43 +108,49 @@ class Plan:
 
     @property
     def seconds(self) -> float | None:
-        """Expected duration of what is not finished yet; None where it was not measured."""
+        """Expected duration of the remaining work, without the start; None if it was not measured."""
         if self.seconds_per_code is None:
             return None
         return (self.layout.samples - self.finished) * self.seconds_per_code / self.workers
 
 
 @dataclass(frozen=True)
-class Identified:
-    """Which sweep a job is, and how far; what the machine needs to know that has others plan and compute it."""
+class SweepIdentity:
+    """Identity and progress of a job's sweep: all that a machine needs in order to submit it elsewhere."""
 
     job: JobSpec
     sweep_id: str
     finished: int
+    folder: str
+    inputs: Inputs
 
     @property
     def place(self) -> Location:
-        """Where the store is or will be."""
-        return locate(self.job.store_path)
+        """The location of the store, whatever the present working directory."""
+        return placed(self.job, self.folder)
 
 
-def identify(job: JobSpec, source: str = "the job") -> Identified:
-    """Find out which sweep a job is. Needs its generator and distance, but none of the devices that it asks for.
+def identify(job: JobSpec, source: str = "the job") -> SweepIdentity:
+    """Find the identity of a job's sweep. Loads its generator and distance on the CPU, whatever device the job names.
 
     Raises:
-        SpecError: as `make_plan`, with what can be told without planning.
+        SpecError: as `make_plan`, with the problems that can be found without planning.
     """
     problems: list[str] = []
+    folder = str(Path.cwd())
     place, cpu = store_place(job, problems), torch.device("cpu")
     generator, distance = _generator(job, cpu, problems), _distance(job, cpu, problems)
-    if generator is None or distance is None:
+    inputs = None if generator is None or distance is None else _inputs(job, generator, distance, cpu, problems)
+    if generator is None or inputs is None:
         raise SpecError(problems, source)
-    provenance = provenance_of(job, generator, distance, "")
+    provenance = provenance_of(job, generator, inputs, "")
     store = _existing(place, provenance, problems)
     if problems:
         raise SpecError(problems, source)
+    if store is not None:
+        provenance = of_store(provenance, store)
     finished = 0 if store is None else int((store.status() != PENDING).sum())
-    return Identified(job, str(provenance["sweep_id"]), finished)
+    return SweepIdentity(job, str(provenance["sweep_id"]), finished, folder, inputs)
 
 
 def make_plan(
@@ -127,56 +161,63 @@ def make_plan(
     Args:
         job: the validated job.
         measure: also time a piece of the work, for `seconds_per_code`.
-        source: what the job is called in an error.
-        workers_there: how many workers a cluster has room for, of whose machines this is one.
+        source: the name of the job in an error.
+        workers_there: number of workers that the cluster of this machine has room for; None without a cluster.
 
     Raises:
         SpecError: with every problem that would keep the sweep from being finished.
     """
     problems: list[str] = []
+    folder = str(Path.cwd())
     place = store_place(job, problems)
     device = _device(job, problems)
     generator = _generator(job, device, problems)
     distance = _distance(job, device, problems)
     if generator is None:
         raise SpecError(problems, source)
-    workers = workers_there or _workers(job, device, problems)
+    distance = None if distance is None else as_precise_as(distance, generator)
+    workers = workers_there or _workers(job, device)
     layout = _layout(job, generator, workers, problems)
     workers = min(workers, layout.shards)
     if place is not None:
         problems += disk_problems(place, stored_bytes(layout))
-    if distance is None or not _measurable(job, generator, distance, device, problems):
+    if distance is None or not _measurable(job, generator, distance, problems):
         raise SpecError(problems, source)
-    beside = workers if workers_there is None else min(workers, usable_cores())  # of a cluster's, those of a machine
-    chosen = _fit(job, generator, distance, layout, device, beside, problems)
-    method = _method(job, distance, device, layout, chosen, problems)
-    provenance = provenance_of(job, generator, distance, method or "")
+    inputs = _inputs(job, generator, distance, device, problems)
+    if inputs is None:
+        raise SpecError(problems, source)
+    provenance = provenance_of(job, generator, inputs, "")
     store = _existing(place, provenance, problems)
-    if problems or chosen is None or method is None:
-        raise SpecError(problems, source)
+    # In a cluster, only the workers of one machine share its memory.
+    beside = workers if workers_there is None else min(workers, usable_cores())
+    shared_by = 1
+    if device.type == "cuda":
+        beside = shared_by = 1 if workers_there is not None else -(-workers // _gpus(device))
+    method = job.metric.method
+    if store is not None:
+        method = store.provenance.get("method", method)  # a machine with other memory may have resolved `auto`
     finished = 0
-    if store is not None:  # its shards are what they are, whatever the job's resources say by now
+    if store is not None:  # its shards keep their size, even if the job's resources have changed
         layout, finished = store.layout, int((store.status() != PENDING).sum())
-        method = store.provenance["method"]  # another machine's memory may have decided otherwise
-    seconds = _time_per_code(generator, distance, method, layout, chosen, device) if measure else None
-    if device.type == "cuda":  # what was tried here must not be missing to the worker that gets this GPU
+    threads = threads_of(workers) if measure and not problems else None
+    with unmoved():
+        found = _estimate(job, generator, distance, method, layout, beside, threads, problems)
+    if problems or found is None:
+        raise SpecError(problems, source)
+    strategy, seconds = found.strategy, found.seconds_per_code
+    if seconds is not None:
+        many = min(layout.shard_size, layout.samples)
+        seconds += seconds_per_shard(layout, seconds * many, job.resources.fsync) / many
+    provenance |= {"method": strategy.method, "route": strategy.route, "note": strategy.note}
+    provenance = provenance if store is None else of_store(provenance, store)
+    if device.type == "cuda":  # free the memory used for measuring, so the worker on this GPU has all of it
         del generator, distance
         torch.cuda.empty_cache()
-    return Plan(job, layout, provenance, device.type, workers, method, chosen, seconds, finished)
-
-
-def load_parts(job: JobSpec, device: str | torch.device) -> tuple[nn.Module, Distance]:
-    """The job's generator and distance on a device.
-
-    Raises:
-        PullbackError: either cannot be loaded.
-    """
-    generator = load_generator(job.generator.name, weights=job.generator.weights, device=device)
-    return generator, build_distance(job.distance, device)
+    return Plan(job, layout, provenance, str(device), workers, strategy, folder, inputs, seconds, finished, shared_by)
 
 
 def shard_size(job: JobSpec, latent_dim: int, components: int, workers: int) -> int:
-    """Codes in a shard: as the job says, else enough shards for all workers, retries and progress, none too large."""
+    """Return the number of samples in a shard: the job's, or few enough that every worker gets shards."""
     if job.resources.shard_size != "auto":
         return min(job.resources.shard_size, job.samples.count)
     per_code = 4 * components * latent_dim
@@ -186,87 +227,112 @@ def shard_size(job: JobSpec, latent_dim: int, components: int, workers: int) -> 
 
 
 def _device(job: JobSpec, problems: list[str]) -> torch.device:
-    """The job's device; the CPU, to go on looking for problems, where there is no such device."""
+    """Return the job's device; the CPU if it does not exist, so that further problems are found."""
     try:
         return resolve_device(job.resources.device)
     except SpecError as error:
-        problems += error.problems
+        problems += job_problems(error, "resources")
         return torch.device("cpu")
 
 
 def _generator(job: JobSpec, device: torch.device, problems: list[str]) -> nn.Module | None:
     try:
-        generator = load_generator(job.generator.name, weights=job.generator.weights, device=device)
+        generator = load_for(job.generator, device)
     except PullbackError as error:
-        problems += _as_problems(error, "generator")
+        problems += job_problems(error, "generator")
         return None
     try:
         class_indices(generator, job.generator.condition, range(1))
     except SpecError as error:
-        problems += error.problems
+        problems += job_problems(error, "generator")
     return generator
 
 
 def _distance(job: JobSpec, device: torch.device, problems: list[str]) -> Distance | None:
     try:
-        return build_distance(job.distance, device)
+        return distance_of(job, device)
     except PullbackError as error:
-        problems += _as_problems(error, "distance")
+        problems += job_problems(error, "distance")
         return None
 
 
-def _measurable(
-    job: JobSpec, generator: nn.Module, distance: Distance, device: torch.device, problems: list[str]
-) -> bool:
-    """Whether the distance takes the generator's images, and both can be differentiated in forward mode."""
-    method: Method = "gauss_newton" if isinstance(distance, ResidualDistance) else "backprop"
+def _measurable(job: JobSpec, generator: nn.Module, distance: Distance, problems: list[str]) -> bool:
+    """Whether the distance accepts the generator's images. Derivatives are tried when the strategy is chosen."""
+    z = torch.randn(1, int(generator.latent_dim), generator=torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+    z = z.to(reference_tensor(generator))
+    condition = any_condition(generator, 1, z.device)
     try:
-        _vectors(generator, distance, method, device, batch=1, vectors=1)()
+        with unmoved(), watching(reading_of(generator, distance)), torch.no_grad():
+            if isinstance(distance, ResidualDistance):
+                distance.residual_at(generator, z, condition)
+            else:
+                images = generate(generator, z, condition)
+                distance(images, images)
+    except SystemExit as error:
+        problems.append(f"generator: computing with {job.generator.name} failed: {exit_message(error)}")
+        return False
     except Exception as error:  # whatever a user's generator raises
-        told = str(error).strip().partition("\n")[0]
+        if is_interrupt(error):
+            raise KeyboardInterrupt from error
+        first_line = str(with_message(error)).strip().partition("\n")[0]
         problems.append(
-            f"distance: the metric of {job.generator.name} cannot be computed: {told} "
-            "(torch must be able to differentiate the generator forwards and backwards)"
-            if not isinstance(error, ValueError)
-            else f"distance: it cannot measure the images of {job.generator.name}: {told}"
+            f"distance: it cannot measure the images of {job.generator.name}: {first_line}"
+            if isinstance(error, ValueError)
+            else f"distance: the metric of {job.generator.name} cannot be computed: {first_line}"
         )
         return False
     return True
 
 
-def _vectors(
-    generator: nn.Module, distance: Distance, method: Method, device: torch.device, batch: int, vectors: int
-) -> Callable[[], Any]:
-    """A piece of a worker's work at random codes: vectors pushed forward for a batch, or multiplied at one code."""
-    n = int(generator.latent_dim)  # type: ignore[arg-type]
-    condition = any_condition(generator, batch, device)
-    drawn = torch.randn(batch + vectors, n, generator=torch.Generator().manual_seed(0)).to(like(generator))
-    z, directions = drawn[:batch], drawn[batch:]
-    if method == "gauss_newton":
-        assert isinstance(distance, ResidualDistance)
-        push = derivative_at(feature_map(generator, distance, condition), z)
-        return lambda: push(directions[:, None].expand(-1, batch, -1))
-    own = None if condition is None else condition[:1]
-    product = product_at(generator, distance, z[0], own, Setting(method), 1 if method == "backprop" else vectors)
-    return lambda: product(directions)
-
-
-def _method(
+def _estimate(
     job: JobSpec,
+    generator: nn.Module,
     distance: Distance,
-    device: torch.device,
+    method: str,
     layout: Layout,
-    chosen: Fit | None,
+    shared_by: int,
+    threads: int | None,
     problems: list[str],
-) -> Method | None:
-    """The job's method, `auto` resolved; None where it cannot be."""
+) -> Estimate | None:
+    """Choose how each worker computes the metrics, and estimate its memory and time; None if no way works.
+
+    Args:
+        job: the job.
+        generator: on the worker's device.
+        distance: on the worker's device.
+        method: the job's method, or the one with which the sweep began.
+        layout: sizes and shards.
+        shared_by: workers that share the free memory.
+        threads: CPU threads of a worker while its time is measured; None to measure no time.
+        problems: the list to which problems are added.
+    """
+    resources = job.resources
+    asked = resources.memory_gib
+    held = 2 * 4 * layout.shard_size * layout.components * layout.latent_dim  # eigenvectors, and their joined copy
+    held += 3 * 8 * layout.latent_dim**2  # the sum of the metrics, and its next summands
     try:
-        require(job.metric.precision, device)
-        whole = chosen is None or chosen.whole
-        return choose(job.metric.method, distance, layout.latent_dim, layout.components, whole)
+        return estimate(
+            generator,
+            distance,
+            codes=layout.shard_size,
+            components=layout.components,
+            method=method,
+            **metric_options(job),
+            budget=None if asked == "auto" else int(asked * GIB),
+            shared_by=shared_by,
+            batch=None if resources.batch == "auto" else resources.batch,
+            tangents=None if resources.tangents == "auto" else resources.tangents,
+            held=held,
+            timed=threads is not None,
+            threads=threads,
+            scale=job.samples.scale,
+        )
+    except MemoryPlanError as error:
+        more = "" if asked == "auto" else " Or raise resources.memory_gib."
+        problems.append(f"memory: {error}{more}")
     except PullbackError as error:
-        problems += _as_problems(error, "metric")
-        return None
+        problems += job_problems(error, "metric")
+    return None
 
 
 def _layout(job: JobSpec, generator: nn.Module, workers: int, problems: list[str]) -> Layout:
@@ -281,6 +347,16 @@ def _layout(job: JobSpec, generator: nn.Module, workers: int, problems: list[str
     return Layout(job.samples.count, n, kept, shard_size(job, n, kept, workers))
 
 
+def _inputs(
+    job: JobSpec, generator: nn.Module, distance: Distance, device: torch.device, problems: list[str]
+) -> Inputs | None:
+    try:
+        return examine(job, generator, distance, device)
+    except PullbackError as error:
+        problems += job_problems(error, "generator")
+        return None
+
+
 def _existing(place: Location | None, provenance: dict[str, Any], problems: list[str]) -> SweepStore | None:
     try:
         return None if place is None else existing_store(place, provenance)
@@ -289,20 +365,16 @@ def _existing(place: Location | None, provenance: dict[str, Any], problems: list
         return None
 
 
-def _as_problems(error: PullbackError, path: str) -> list[str]:
-    return error.problems if isinstance(error, SpecError) else [f"{path}: {error}"]
-
-
-def _workers(job: JobSpec, device: torch.device, problems: list[str]) -> int:
-    here = torch.cuda.device_count() if device.type == "cuda" else usable_cores()
+def _workers(job: JobSpec, device: torch.device) -> int:
     asked = job.resources.workers
-    if asked == "auto":
-        return here
-    if device.type == "cuda" and asked > here:
-        problems.append(
-            f"resources.workers: each worker holds a GPU and there are {here}; the nearest valid value is {here}"
-        )
-    return asked
+    if asked != "auto":
+        return asked  # if there are fewer GPUs, workers share them
+    return _gpus(device) if device.type == "cuda" else usable_cores()
+
+
+def _gpus(device: torch.device) -> int:
+    """Return the number of GPUs for the workers: 1 if the job names one, else all of this machine."""
+    return 1 if device.index is not None else max(1, torch.cuda.device_count())
 
 
 def usable_cores() -> int:
@@ -311,82 +383,9 @@ def usable_cores() -> int:
 
 
 def threads_of(workers: int) -> int:
-    """CPU threads of each of so many workers: its share of the cores, and no more than torch is let use here.
+    """Return the CPU threads of each worker: an equal share of the cores, but no more than torch's limit here.
 
-    The latter is `OMP_NUM_THREADS` or `torch.set_num_threads`. Two processes that each use all cores wait for each
+    `OMP_NUM_THREADS` or `torch.set_num_threads` sets the limit. Two processes that each use all cores wait for each
     other in every parallel loop, which can take a hundred times as long.
     """
     return max(1, min(torch.get_num_threads(), usable_cores() // workers))
-
-
-def _fit(
-    job: JobSpec,
-    generator: nn.Module,
-    distance: Distance,
-    layout: Layout,
-    device: torch.device,
-    workers: int,
-    problems: list[str],
-) -> Fit | None:
-    shared_by = 1 if device.type == "cuda" else workers  # CPU workers share the machine's memory, GPUs are one each
-    resources = job.resources
-    asked = resources.memory_gib
-    budget = usable_bytes(device) // shared_by if asked == "auto" else int(asked * GIB)
-    try:
-        return fit(
-            generator,
-            distance,
-            codes=layout.shard_size,
-            budget=budget,
-            batch=None if resources.batch == "auto" else resources.batch,
-            tangents=None if resources.tangents == "auto" else resources.tangents,
-            held=2 * 4 * layout.shard_size * layout.components * layout.latent_dim,  # eigenvectors, and joined
-        )
-    except MemoryPlanError as error:
-        more = "" if asked == "auto" else " Or raise resources.memory_gib."
-        problems.append(f"memory: {error}{more}")
-        return None
-
-
-def _time_per_code(
-    generator: nn.Module, distance: Distance, method: Method, layout: Layout, chosen: Fit, device: torch.device
-) -> float:
-    """Seconds for one code, from a few vectors taken through the networks as a worker would."""
-    batch = chosen.batch if method == "gauss_newton" else 1
-    few = min(chosen.tangents, layout.latent_dim) if method != "backprop" else 1
-    with one_thread(device), arithmetic():
-        work = _vectors(generator, distance, method, device, batch, few)
-        durations = []
-        for _ in range(2):  # the first one warms up
-            began = time.perf_counter()
-            work()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            durations.append(time.perf_counter() - began)
-        eigen = _eigen_seconds(layout.latent_dim) if method in DENSE else 0.0
-    return durations[-1] * expected_products(method, layout.latent_dim, layout.components) / few / batch + eigen
-
-
-def _eigen_seconds(n: int) -> float:
-    """What the eigen-decomposition of one metric takes: n³, from the time of a smaller one."""
-    tried = min(n, 256)
-    drawn = torch.randn(tried, tried, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    matrix = drawn + drawn.T
-    durations = []
-    for _ in range(2):
-        began = time.perf_counter()
-        torch.linalg.eigh(matrix)
-        durations.append(time.perf_counter() - began)
-    return durations[-1] * (n / tried) ** 3
-
-
-@contextmanager
-def one_thread(device: torch.device) -> Iterator[None]:
-    """Within it, torch uses one CPU thread, as each of several workers on one machine does."""
-    threads = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -1,14 +1,14 @@
-"""The words of the failure policy: where shards and workers are, how a task fails, how often it is tried again."""
+"""Tasks, and the terms of the failure policy: states of shards and workers, kinds of failures, retries."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 STORAGE_SECONDS = 120.0
-"""A storage that refuses writes is given so long to come back before the run is ended."""
+"""Seconds for which a storage may refuse writes before the run ends."""
 
 
 class ShardState(StrEnum):
-    """Where a shard is. COMMITTED: its first result was accepted, and is in the next commit."""
+    """State of a shard. COMMITTED: its first result was accepted and is part of the next commit."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -18,7 +18,7 @@ class ShardState(StrEnum):
 
 
 class ActorState(StrEnum):
-    """Where a worker is. UNAVAILABLE: it does not answer, and may come back."""
+    """State of a worker. UNAVAILABLE: it does not answer, and may come back."""
 
     STARTING = "starting"
     READY = "ready"
@@ -27,10 +27,10 @@ class ActorState(StrEnum):
 
 
 class Failure(StrEnum):
-    """Why a task did not end: each kind has its own budget."""
+    """Why a task failed. Each kind has its own budget of retries."""
 
     ERROR = "error"
-    """Code raised: ours, or the user's."""
+    """Our code or the user's raised an error."""
     MEMORY = "out of memory"
     """The smallest batch did not fit, or the system killed the process for its memory."""
     CRASH = "crash"
@@ -38,29 +38,29 @@ class Failure(StrEnum):
     LOST = "lost machine"
     PREEMPTED = "preempted"
     STORAGE = "storage"
-    """The result could not be written, and its computation is lost."""
+    """The result could not be written, and has to be computed again."""
 
 
 @dataclass(frozen=True)
 class Budgets:
-    """How often a shard is tried again after each kind of failure; beyond that it is given up (or taken apart)."""
+    """Retries of a shard by kind of failure. After these it is given up, or split to find a sample that kills."""
 
     error: int = 2
     memory: int = 4
     crash: int = 2
-    """Deaths after which the shard is taken apart to find the sample that kills; and those that a sample alone may be
-    present at before it is found guilty, since a process may die of something else at any time."""
+    """Deaths of processes after which a shard is split. Also the deaths that are allowed to a sample computed alone,
+    because a process may die for another reason."""
     lost: int = 50
     preempted: int = 1000
     storage: int = 1000
     storage_seconds: float = STORAGE_SECONDS
-    """The run is ended once the storage has refused the results of every worker for so long, and taken none."""
+    """Seconds for which the storage may refuse the results of every worker before the run ends."""
     deaths_in_a_row: int = 8
-    """Workers (for each that there should be) that may die without any result in between, unless a worker that was
-    there before them is still computing."""
+    """Deaths without any result in between, for each worker that should run, that end the run. They do not end it while
+    a worker that started before them still computes."""
 
     def of(self, failure: Failure) -> int:
-        """Retries after a failure of a kind."""
+        """Retries allowed after a kind of failure."""
         return {
             Failure.ERROR: self.error,
             Failure.MEMORY: self.memory,
@@ -73,16 +73,16 @@ class Budgets:
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker is told to do.
+    """A unit of work for one worker.
 
     Attributes:
         number: unique in a run.
         shard: the shard it belongs to.
         attempt: how often the shard was tried before.
-        samples: None for the whole shard, whose result is written; else the samples (of the whole sweep) to compute
-            and to throw away, to see whether one of them kills the process.
-        isolate: whether a sample that raises is quarantined, rather than the whole task failed.
-        skip: samples that kill a process; they are quarantined without being computed.
+        samples: None for the whole shard, whose result is written. Otherwise indices of samples to compute without
+            keeping the result, to find out whether one of them kills the process.
+        isolate: whether a sample that raises is quarantined; otherwise the whole task fails.
+        skip: samples known to kill a process, which are quarantined without being computed.
     """
 
     number: int
@@ -94,6 +94,11 @@ class Task:
 
 
 def gathering_seconds(looking: float) -> float:
-    """How long to let results gather before all tasks are looked at, if that takes so many seconds: a fifth of the time
-    is spent on it then, while every worker has a next task anyway."""
+    """Seconds to let results gather before all tasks are polled.
+
+    Polling then takes a fifth of the driver's time, while every worker has its next task anyway.
+
+    Args:
+        looking: seconds that one poll of all tasks takes.
+    """
     return min(4 * looking, 0.2)

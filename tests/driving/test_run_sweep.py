@@ -8,20 +8,22 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from sweep_jobs import job
 
 from pullback.distances import load_distance
+from pullback.driving.control import events_path
+from pullback.driving.pool_protocol import ShardFailed, serial_pool
+from pullback.driving.run import run_sweep
 from pullback.errors import SpecError, StoreError, SweepError
+from pullback.generators.user_files import Window, watching
 from pullback.metric import metric_at
+from pullback.store.lock import driver_lock
 from pullback.store.reader import open_sweep
-from pullback.store.repository import SweepStore, hold
+from pullback.store.repository import SweepStore
 from pullback.store.schema import GOOD, QUARANTINED
-from pullback.sweep.control import events_path
 from pullback.sweep.latents import sample_latents
 from pullback.sweep.plan import make_plan
-from pullback.sweep.pools import ShardFailed, serial_pool
-from pullback.sweep.run import run_sweep
 from pullback.sweep.worker import Worker
+from sweep_jobs import job
 from toy_generators import Linear, Smooth
 
 STORE = "sweeps/toy"
@@ -184,12 +186,13 @@ def test_serially_a_failing_sample_is_named_and_what_came_before_is_kept(monkeyp
         return plain(self, z)
 
     def open_status():
-        try:
-            return open_sweep(STORE).status().good
-        except StoreError:
-            return 0
+        with watching(Window()):  # the store's files are not data of the generator
+            try:
+                return open_sweep(STORE).status().good
+            except StoreError:
+                return 0
 
-    monkeypatch.setattr("pullback.sweep.run.COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr("pullback.driving.run.COMMIT_SECONDS", 0.0)
     monkeypatch.setattr(Smooth, "forward", failing)
     with pytest.raises(SweepError, match=r"sample 4.*ValueError: boom[\s\S]*What was done before is saved"):
         run()
@@ -199,7 +202,7 @@ def test_serially_a_failing_sample_is_named_and_what_came_before_is_kept(monkeyp
 
 
 def test_results_are_committed_while_the_sweep_goes_on(monkeypatch):
-    monkeypatch.setattr("pullback.sweep.run.COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr("pullback.driving.run.COMMIT_SECONDS", 0.0)
     good = []
 
     def results(inner):
@@ -313,7 +316,7 @@ def test_a_folder_that_is_no_sweep_is_refused_and_not_touched(here):
 
 
 def test_a_second_driver_is_refused_while_the_first_runs(computed):
-    with hold(STORE), pytest.raises(StoreError, match="drives this sweep already"):
+    with driver_lock(STORE), pytest.raises(StoreError, match="drives this sweep already"):
         run()
     assert computed == []
     assert run().computed == 7

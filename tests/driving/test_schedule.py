@@ -7,10 +7,10 @@ from functools import partial
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from schedulers import samples_of, started
 
-from pullback.sweep.schedule import Scheduler
+from pullback.driving.schedule import Scheduler
 from pullback.sweep.tasks import ActorState, Budgets, Failure, ShardState
+from schedulers import samples_of, started
 
 
 def run(scheduler, actors, killers=(), raisers=(), most=10_000):
@@ -44,7 +44,7 @@ def test_each_shard_is_given_once_and_in_order():
         task = scheduler.next_task("a", 0.0)
         assert (task.shard, task.attempt, task.samples, task.isolate, task.skip) == (shard, 0, None, False, frozenset())
         assert scheduler.next_task("a", 0.0) is None, "it has one already"
-        assert scheduler.state_of(shard) is ShardState.RUNNING
+        assert scheduler.shard_state(shard) is ShardState.RUNNING
         assert scheduler.succeeded(task.number, 1.0)
     assert scheduler.over
     assert scheduler.states()[ShardState.COMMITTED] == 3
@@ -83,11 +83,11 @@ def test_each_kind_of_failure_has_its_own_budget(failure):
     for turn in range(3):
         task = scheduler.next_task("a", 10.0 * turn)
         scheduler.failed(task.number, failure, "no", 10.0 * turn)
-        assert scheduler.state_of(0) is ShardState.RETRY
+        assert scheduler.shard_state(0) is ShardState.RETRY
     others = [other for other in Failure if other is not failure]
     for other in others[:1]:
         scheduler.failed(scheduler.next_task("a", 99.0).number, other, "another", 99.0)
-    assert other is Failure.CRASH or scheduler.state_of(0) is ShardState.FAILED
+    assert other is Failure.CRASH or scheduler.shard_state(0) is ShardState.FAILED
 
 
 def test_the_sample_that_kills_is_found_and_its_neighbours_are_computed():
@@ -171,7 +171,7 @@ def test_of_the_tasks_of_a_dead_worker_only_the_one_it_computed_pays():
     scheduler.ready("b")
     shards = {task.shard: task.samples for task in (scheduler.next_task("b", 0.0),)}
     assert shards == {0: (2, 3)}, "the first is taken apart"
-    assert scheduler.state_of(1) is ShardState.RETRY
+    assert scheduler.shard_state(1) is ShardState.RETRY
 
 
 def test_a_shard_of_a_lost_machine_is_given_to_another_at_once_and_pays_nothing():
@@ -309,6 +309,8 @@ def test_whatever_happens_every_shard_ends_and_none_is_accepted_twice(shards, si
     assert scheduler.fatal is None
     assert len(accepted) == len(set(accepted))
     counts = scheduler.states()
-    assert counts == {state: sum(scheduler.state_of(each) is state for each in range(shards)) for state in ShardState}
+    assert counts == {
+        state: sum(scheduler.shard_state(each) is state for each in range(shards)) for state in ShardState
+    }
     assert counts[ShardState.COMMITTED] == len(accepted)
     assert counts[ShardState.COMMITTED] + counts[ShardState.FAILED] == shards

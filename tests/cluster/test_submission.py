@@ -12,17 +12,21 @@ import psutil
 import pytest
 from heads import TESTS, running
 
+from pullback import spec
 from pullback.api.backend import ClusterBackend
-from pullback.cluster import jobs
+from pullback.cluster import submission as jobs
 from pullback.cluster.pool import read_token_again
+from pullback.driving.control import events_path, read_record
+from pullback.driving.pool_protocol import serial_pool
+from pullback.driving.run import run_sweep
+from pullback.driving.sweep_state import SweepState
 from pullback.errors import SweepError
+from pullback.jobs.plan import plan_results
+from pullback.jobs.state import state_of
+from pullback.jobs.submission import cluster_job
 from pullback.spec import JobSpec
 from pullback.store.reader import open_sweep
-from pullback.sweep import control
-from pullback.sweep.control import events_path, read_record
 from pullback.sweep.plan import identify, make_plan
-from pullback.sweep.pools import serial_pool
-from pullback.sweep.run import run_sweep
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 
@@ -70,10 +74,10 @@ def job_of(store: Path, generator: str = "smooth", count: int = 6, **changes: ob
     )
 
 
-def until(store: Path, wanted, *through: str) -> control.SweepState:
+def until(store: Path, wanted, *through: str) -> SweepState:
     """The sweep's state once it is as wanted; until then it has to be one of those it goes through."""
     deadline = time.monotonic() + PATIENCE
-    while not wanted(found := jobs.state_of(store)):
+    while not wanted(found := jobs.sweep_state_with_cluster(store)):
         assert found.state in through, found
         assert time.monotonic() < deadline, found
         time.sleep(0.1)
@@ -107,7 +111,7 @@ def test_a_sweep_that_a_service_hands_to_a_cluster_runs_once_and_equals_a_serial
     journal = events_path(path).read_text().splitlines()
     events = [json.loads(line)["event"] for line in journal]
     assert (events.count("run"), events[-1]) == (1, "done")
-    printed = jobs.log_of(control.read_record(path)).splitlines()
+    printed = jobs.log_of(read_record(path)).splitlines()
     assert [line for line in printed if line.startswith("{") and "event" in line] == journal, "for those without a disk"
 
     plain = job_of(folder / "plain")
@@ -130,7 +134,7 @@ def test_a_sweep_that_is_killed_cancelled_and_stopped_keeps_what_is_done_and_is_
     driver.kill()
     psutil.wait_procs([driver], timeout=20)
     killed = until(store, is_in("stopped"), "running")
-    assert (killed.exit_code, "submit the same job to go on" in killed.message) == (1, True)
+    assert (killed.exit_code, "submit the same job to resume" in killed.message) == (1, True)
 
     assert jobs.submit_to(head.address, sweep)
     until(store, begun(2), *BEFORE)
@@ -142,7 +146,7 @@ def test_a_sweep_that_is_killed_cancelled_and_stopped_keeps_what_is_done_and_is_
     assert jobs.submit_to(head.address, sweep)
     until(store, begun(cancelled.good + 1), *BEFORE)
     with monkeypatch.context() as patch:  # a driver that does not see this disk
-        patch.setattr(control, "request_cancel", lambda store: False)
+        patch.setattr(jobs, "request_cancel", lambda store: False)
         assert jobs.cancel(store)
     stopped = until(store, is_in("cancelled"), "running", "stopped")
     assert stopped.driver.life == "interrupted", "it was killed before it could commit"
@@ -186,3 +190,31 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
         text=True,
         timeout=PATIENCE,
     )
+
+
+def test_an_analysis_runs_on_the_cluster_once_and_its_results_lie_beside_the_sweep(head, folder):
+    run_sweep(make_plan(job_of(folder / "mine")), serial_pool)
+    content = {"kind": "analysis", "name": "a", "sweep": "mine", "statistics": {"anisotropy": {"draws": 20}}}
+    plan = plan_results(spec.job_of(content))
+    assert jobs.submit_to(head.address, cluster_job(plan))
+    assert not jobs.submit_to(head.address, cluster_job(plan)), "it is attached to"
+    deadline = time.monotonic() + PATIENCE
+    while (found := state_of(plan.place)).state != "done":
+        assert found.state in BEFORE, found
+        assert time.monotonic() < deadline, found
+        time.sleep(0.1)
+    assert (found.planned, found.good, plan.finished) == (1, 1, 1)
+    record = read_record(plan.place)
+    assert (record.life, plan.job_id in record.submission) == ("done", True)
+    assert "1 of 1 results are kept" in jobs.log_of(record)
+
+    gone = plan_results(spec.job_of({**content, "statistics": {"anisotropy": {"draws": 30}}}))
+    handed = cluster_job(gone)
+    (folder / "mine").rename(folder / "moved")
+    assert jobs.submit_to(head.address, handed)
+    while (record := read_record(gone.place)).life == "submitted" and time.monotonic() < deadline:
+        state, message = jobs._asked(record)
+        if state == "FAILED":
+            break
+        time.sleep(0.1)
+    assert message.startswith("no sweep at ")

@@ -1,21 +1,25 @@
-"""Which worker computes what next: the failure policy of a sweep, as a state machine without processes, clock or Ray.
+"""The scheduler: which worker computes what next, and the failure policy of a sweep.
 
-Whoever runs the workers tells what happened and when, and asks for the next task. The same object therefore runs a
-sweep on Ray, a simulation of ten thousand GPUs, and its tests.
+It is a state machine without processes, clock or Ray. The caller reports what happened and when, and asks for the next
+task. So the same object runs a sweep on Ray, a simulation of ten thousand GPUs, and its tests.
 
-The policy. An error is tried again; the last try is made sample by sample, and a sample that raises alone is
-quarantined with its neighbours untouched. A process that dies while it computes may have been killed by a sample: after
-some deaths the shard is taken apart, half by half, until the sample that kills is found and left out. A machine that is
-lost or preempted costs a shard nothing but time. A worker that cannot write pauses, longer each time, while others take
-its shards; the run ends once nobody could write for long. No machine that only fails ends what others do well: they may
-be in the middle of something that takes hours. Near the end, what takes much longer than usual is started
-twice, and the first result counts.
+The policy:
 
-Every question is answered without counting shards or workers: there may be 200,000 of the one and 10,000 of the other.
+- A shard that raises is tried again. The last try computes sample by sample: a sample that raises alone is quarantined,
+  and its neighbours are kept.
+- A process that dies while it computes may have been killed by a sample. After some deaths its shard is split in
+  halves, again and again, until the sample is found and left out.
+- A machine that is lost or preempted costs a shard only time.
+- A worker that cannot write pauses, longer each time, while others take its shards. The run ends when no worker could
+  write for a long time.
+- A machine that always fails does not end the run while another worker computes: that one may be hours into its work.
+- Near the end of the run, a task that takes much longer than usual is started a second time. The first result counts.
 
-Invariants: a shard has one accepted result; a task is given to one worker at a time, except such a second start; no
-sequence of events makes a shard wait for ever.
-Leaves to others: computing (`worker`), processes (`cluster`), and what is committed (`run`).
+Every query takes constant time: there may be 200,000 shards and 10,000 workers.
+
+Invariants: a shard has one accepted result; a task is given to one worker at a time, except for a second start; no
+sequence of events makes a shard wait forever.
+Related modules: computing (`sweep.worker`), processes (`cluster`), committing (`run`).
 """
 
 from collections import Counter, OrderedDict, deque
@@ -23,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from pullback.sweep.refusals import Refusals, pause
+from pullback.driving.storage_backoff import Refusals, pause
 from pullback.sweep.tasks import ActorState, Budgets, Failure, ShardState, Task
 
 
@@ -34,14 +38,14 @@ class _Shard:
     attempts: int = 0
     failures: dict[Failure, int] = field(default_factory=dict)
     running: int = 0
-    """Copies of the whole shard that are being computed."""
+    """Copies of the whole shard that workers are computing."""
     error: str = ""
     probes: int = 0
-    """Parts that wait to be tried, or are being tried."""
+    """Parts of the shard that wait for a try or are being tried."""
     searches: int = 0
-    """How often it was taken apart."""
+    """Number of times that it was split to search for a sample that kills."""
     strikes: dict[int, int] = field(default_factory=dict)
-    """Deaths of processes by the sample that was alone there."""
+    """Number of processes that died, by the sample that they computed alone."""
     guilty: set[int] = field(default_factory=set)
 
 
@@ -53,23 +57,23 @@ class _Running:
 
 
 _WAITS = 2.0
-"""A task that runs this many times as long as the middle one is started a second time, once nothing else waits."""
+"""A task that runs this many times the median duration is started a second time, once no other task waits."""
 _KNOWN = 3
-"""Durations that must be known before that."""
+"""Durations that must be known before a second start."""
 _REMEMBERED = 256
-"""Durations that are kept."""
+"""Latest durations that are kept for the median."""
 _SEARCHES = 3
-"""How often a shard is taken apart before it is given up."""
+"""Number of times that a shard is split before it is given up."""
 
 
 class Scheduler:
     """Hands out the shards of one run.
 
     Args:
-        shards: the pending ones, with the samples of each.
-        budgets: see `Budgets`.
-        depth: tasks a worker has at once; with 2 it computes one while it writes the one before.
-        actors: how many workers there should be.
+        shards: the pending shards, with the samples of each.
+        budgets: retries by kind of failure.
+        depth: tasks that a worker has at once; with 2 it computes a task while it writes the previous one.
+        actors: number of workers that should run.
     """
 
     def __init__(
@@ -87,66 +91,66 @@ class Scheduler:
         self._open = len(self._shards)
         self._durations: deque[float] = deque(maxlen=_REMEMBERED)
         self._patience = 0.0
-        """How long a task may run before it is started a second time; 0 where that is to be computed anew."""
+        """Seconds that a task may run before a second start; 0 if it has to be computed from the durations."""
         self._next_number = 0
         self._deaths, self._deaths_began = 0, 0
-        """Without a result in between; and how many workers had been started by the first of them."""
+        """Deaths of workers since the last result; number of workers that had been started at the first of them."""
         self._started: dict[str, int] = {}
-        """The number of each live worker, in the order in which they were started."""
+        """Live workers, each with its number in the order of starts."""
         self._ever_started, self._ever_ready = 0, False
         self._failed_starts, self._start_again = 0, 0.0
         self._refusals = Refusals(self.budgets.storage_seconds)
         self.fatal: str | None = None
-        """Why the run cannot go on, once it cannot."""
+        """Why the run must end; None while it can go on."""
         self.fatal_failure: Failure | None = None
-        """What kind of failure that was, if it was one of a task."""
+        """The kind of failure that ended the run, if it was a task's."""
 
-    # What is known
+    # Queries
 
     @property
     def over(self) -> bool:
-        """Whether every shard is committed or given up, or the run cannot go on."""
+        """Whether every shard is committed or given up, or the run must end."""
         return self._open == 0 or self.fatal is not None
 
     @property
     def waiting(self) -> int:
-        """Tasks that no worker has."""
+        """Number of tasks that no worker has."""
         return len(self._waiting)
 
     @property
     def under_way(self) -> int:
-        """Tasks that workers have."""
+        """Number of tasks that workers have."""
         return len(self._running)
 
     @property
     def trouble(self) -> str:
-        """What keeps the run from going on just now, though it may yet; empty if nothing does."""
+        """The storage's latest refusal, while it lasts; empty otherwise."""
         return self._refusals.trouble
 
     @property
     def may_start_with_time(self) -> bool:
-        """Whether a worker that got nothing may get something though nothing happens: a pause ends, a second start."""
+        """Whether an idle worker may get a task merely because time passes: a pause ends, or a second start is due."""
         return bool(self._refusals) or not self._waiting
 
     def states(self) -> dict[ShardState, int]:
-        """How many shards are in each state."""
+        """Number of shards in each state."""
         return {state: self._shard_counts[state] for state in ShardState}
 
     def actors(self) -> dict[ActorState, int]:
-        """How many workers are in each state."""
+        """Number of workers in each state."""
         return {state: self._actor_counts[state] for state in ActorState}
 
-    def state_of(self, shard: int) -> ShardState:
-        """Where a shard is."""
+    def shard_state(self, shard: int) -> ShardState:
+        """The state of a shard."""
         return self._shards[shard].state
 
     def given_up(self) -> list[tuple[int, int, str]]:
-        """The failed shards: the number of each, how often it was tried whole, and its last error."""
+        """The failed shards: number, attempts at the whole shard, and last error of each."""
         failed = [(number, shard) for number, shard in self._shards.items() if shard.state is ShardState.FAILED]
         return [(number, shard.attempts, shard.error) for number, shard in failed]
 
     def missing(self, now: float) -> int:
-        """How many workers should be started now: as many as are wanted and of use, and not there."""
+        """Number of workers to start now: the wanted and useful number, minus the live workers."""
         alive = len(self._actors) - self._actor_counts[ActorState.DEAD]
         useful = min(self._wanted, len(self._waiting) + len(self._running))
         return 0 if self.over or now < self._start_again else max(0, useful - alive)
@@ -154,27 +158,27 @@ class Scheduler:
     # Workers
 
     def starting(self, actor: str) -> None:
-        """A worker's process was asked for."""
+        """Record that a worker's process was requested."""
         self._set(actor, ActorState.STARTING)
         self._held[actor] = []
         self._started[actor] = self._ever_started
         self._ever_started += 1
 
     def ready(self, actor: str) -> None:
-        """It has loaded what it needs, or answers again."""
+        """Record that a worker has loaded its networks, or answers again."""
         self._ever_ready = True
         self._failed_starts = 0
         self._set(actor, ActorState.READY)
 
     def unavailable(self, actor: str) -> None:
-        """It does not answer: what it held is given to others at once, and it gets nothing until it is ready again."""
+        """Record that a worker does not answer. Its tasks go to others at once, and it gets none until `ready`."""
         self._set(actor, ActorState.UNAVAILABLE)
         self._refusals.forget(actor)
         for number in list(self._held[actor]):
             self._put_back(self._running[number], Failure.LOST, "its worker does not answer")
 
     def could_not_start(self, actor: str, message: str, now: float) -> None:
-        """Its constructor raised: that of all others will, unless one did start."""
+        """Record that a worker's constructor raised. The run ends if no worker ever started: others would raise too."""
         self._start_failed(now)
         self._bury(actor)
         if not self._ever_ready:
@@ -183,9 +187,9 @@ class Scheduler:
             self._died(message)
 
     def dead(self, actor: str, failure: Failure, message: str, now: float) -> None:
-        """Its process is gone.
+        """Record that a worker's process is gone.
 
-        Of the tasks it held, the oldest is the one that it was computing; the others pay nothing.
+        It was computing the oldest of its tasks, which is charged with the failure. Its other tasks are not charged.
         """
         if self._actors.get(actor) is ActorState.DEAD:
             return
@@ -196,7 +200,7 @@ class Scheduler:
         trying = any(self._running[number].task.samples is not None for number in self._held[actor])
         for place, number in enumerate(list(self._held[actor])):
             self._put_back(self._running[number], failure if place == 0 else Failure.PREEMPTED, message)
-        # Where a sample is searched, deaths are expected; and others can start, if one could not.
+        # Deaths are expected in the search for a sample; a failed start counts only if no worker is ready.
         expected = trying if started else bool(self._actor_counts[ActorState.READY])
         if failure in (Failure.CRASH, Failure.MEMORY) and not expected:
             self._died(message)
@@ -204,7 +208,7 @@ class Scheduler:
     # Tasks
 
     def next_task(self, actor: str, now: float) -> Task | None:
-        """What a worker should do next; None where it is busy enough, or nothing is left for it."""
+        """The next task of a worker; None if it has enough tasks, or none is left."""
         held = self._held[actor]
         if (
             self._actors[actor] is not ActorState.READY
@@ -213,12 +217,12 @@ class Scheduler:
         ):
             return None
         trying = any(self._running[number].task.samples is not None for number in held)
-        if len(held) >= self._depth or trying:  # a part that may kill its process is alone there
+        if len(held) >= self._depth or trying:  # a part that may kill its process gets the worker to itself
             return None
         for _ in range(len(self._waiting)):
             shard, part = self._waiting.popleft()
             if self._shards[shard].state in (ShardState.COMMITTED, ShardState.FAILED):
-                continue  # a second copy was faster
+                continue  # another copy finished first
             if part is not None and held:
                 self._waiting.append((shard, part))
                 continue
@@ -226,9 +230,9 @@ class Scheduler:
         return self._second_start(actor, now)
 
     def succeeded(self, number: int, now: float) -> bool:
-        """A task ended well; whether its result is the first of its shard (a part of a shard has none)."""
+        """Record that a task ended well. Returns whether its result is the first of its shard; a part has no result."""
         running = self._release(number)
-        if running is None:  # its worker was given up before it answered: a result is a result all the same
+        if running is None:  # its worker was given up before it answered, and the task was given to another
             return False
         self._deaths = 0
         if running.task.samples is None:  # something was written
@@ -242,13 +246,13 @@ class Scheduler:
         shard.running -= 1
         if shard.state is ShardState.COMMITTED:
             return False
-        if shard.state is not ShardState.FAILED:  # a second copy may come through after all
+        if shard.state is not ShardState.FAILED:  # a second copy may succeed after the shard was given up
             self._open -= 1
         self._move(shard, ShardState.COMMITTED)
         return True
 
     def failed(self, number: int, failure: Failure, message: str, now: float) -> None:
-        """A task failed and its worker lives."""
+        """Record that a task failed while its worker lives on."""
         running = self._running.get(number)
         if running is None:
             return
@@ -258,7 +262,7 @@ class Scheduler:
             if self.fatal is None and self._refusals.too_long(now, self._actor_counts[ActorState.READY]):
                 self.fatal, self.fatal_failure = message, Failure.STORAGE
 
-    # How
+    # Internals
 
     def _move(self, shard: _Shard, state: ShardState) -> None:
         self._shard_counts[shard.state] -= 1
@@ -277,8 +281,8 @@ class Scheduler:
         self._started.pop(actor, None)
 
     def _start_failed(self, now: float) -> None:
-        """A machine on which nothing starts is not asked all the time; but where nothing ever did, it ends soon."""
-        if self._ever_ready and now >= self._start_again:  # else one more of those that were started together
+        """After a failed start, wait longer before each new one, if any worker has ever started."""
+        if self._ever_ready and now >= self._start_again:  # otherwise it was started together with others
             self._failed_starts += 1
             self._start_again = now + pause(self._failed_starts)
 
@@ -342,7 +346,7 @@ class Scheduler:
             self._try_parts(number, left)
         elif beyond:
             self._give_up(shard)
-        elif shard.running == 0:  # else a second copy is still at it
+        elif shard.running == 0:  # otherwise a second copy is still running
             self._move(shard, ShardState.RETRY)
             self._waiting.append((number, None))
 
@@ -355,7 +359,7 @@ class Scheduler:
 
     def _part_failed(self, number: int, part: tuple[int, ...], failure: Failure) -> None:
         shard = self._shards[number]
-        if failure not in (Failure.CRASH, Failure.MEMORY):  # it tells nothing about the samples
+        if failure not in (Failure.CRASH, Failure.MEMORY):  # the samples are not the cause
             shard.failures[failure] = shard.failures.get(failure, 0) + 1
             if shard.failures[failure] > self.budgets.of(failure):
                 self._give_up(shard)
@@ -374,13 +378,13 @@ class Scheduler:
         self._probed(number)
 
     def _probed(self, number: int) -> None:
-        """One of the parts has been tried; with the last of them the whole shard is computed, without the guilty."""
+        """Record that a part was tried. After the last part the shard is computed without the samples that kill."""
         shard = self._shards[number]
         shard.probes -= 1
         if shard.probes or shard.state is not ShardState.RETRY:
             return
         if len(shard.samples) > 1 and len(shard.guilty) == len(shard.samples):
-            self._give_up(shard)  # no sample survived: it is the place that kills, and samples are not condemned for it
+            self._give_up(shard)  # every sample died: the machine is the cause, so no sample is quarantined
         else:
             self._waiting.append((number, None))
 
@@ -389,7 +393,7 @@ class Scheduler:
         self._open -= 1
 
     def _died(self, message: str) -> None:
-        """One more death; too many end the run, unless a worker lives that was there before the first of them."""
+        """Count a death. Too many end the run, unless a worker that started before the first of them still computes."""
         self._deaths_began = self._deaths_began if self._deaths else self._ever_started
         self._deaths += 1
         if self._deaths > self.budgets.deaths_in_a_row * max(1, min(self._wanted, len(self._shards))):

@@ -1,4 +1,4 @@
-"""Where a sweep's store can be: whether the place may be written to, and has room."""
+"""Preflight checks of a sweep's store: whether its location can be written to and has room."""
 
 import os
 import shutil
@@ -11,12 +11,23 @@ from pullback.store.location import Location, locate
 from pullback.store.opening import is_repository
 
 
+def placed(job: JobSpec, folder: str) -> Location:
+    """Return the location of a job's store: as the job names it, or absolute if the working directory has changed.
+
+    Args:
+        job: the job.
+        folder: the working directory in which its relative paths start.
+    """
+    place = locate(job.store or job.store_path)
+    return place if not place.is_local or str(Path.cwd()) == folder else Location(Path(folder) / place.path)
+
+
 def store_place(job: JobSpec, problems: list[str]) -> Location | None:
-    """Where the store is or will be; None, and the reason among the problems, where none can be."""
+    """Return the location of the store. If it cannot be used, return None and add the reason to the problems."""
     try:
         place = locate(job.store or job.store_path)
         if not place.is_local:
-            is_repository(place)  # for its error, where the object store does not answer
+            is_repository(place)  # raises if the object store does not answer
             return place
         existing = _existing_part(place.path)
     except StoreError as error:
@@ -39,7 +50,7 @@ def _existing_part(path: Path) -> Path:
 
 
 def disk_problems(place: Location, need: int) -> list[str]:
-    """What keeps a store of so many bytes from having room there, if anything does."""
+    """Problems if a new store of a size in bytes does not fit on the disk."""
     if not place.is_local or place.path.exists():
         return []
     existing = _existing_part(place.path)

@@ -1,6 +1,7 @@
 """What is known of a sweep's driver from outside, at every moment of its life, and what can be told to it."""
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -8,24 +9,19 @@ from dataclasses import replace
 
 import psutil
 import pytest
-from sweep_jobs import job
 
+from pullback.driving import session
+from pullback.driving.control import events_path, read_record, request_cancel, write_record
+from pullback.driving.pool_protocol import serial_pool
+from pullback.driving.record import STALE_SECONDS, DriverRecord
+from pullback.driving.run import attach, run_sweep
+from pullback.driving.session import driver_session
+from pullback.driving.sidecar_files import sidecar_path
+from pullback.driving.sweep_state import sweep_state
 from pullback.errors import StoreError
 from pullback.store.location import locate
-from pullback.sweep import control
-from pullback.sweep.beside import beside
-from pullback.sweep.control import (
-    DriverRecord,
-    driving,
-    events_path,
-    read_record,
-    request_cancel,
-    state_of,
-    write_record,
-)
 from pullback.sweep.plan import make_plan
-from pullback.sweep.pools import serial_pool
-from pullback.sweep.run import attach, run_sweep
+from sweep_jobs import job
 
 STORE = "sweeps/toy"
 
@@ -42,7 +38,7 @@ def here(tmp_path, monkeypatch):
 def gone():
     """A record of a process that has ended."""
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    record = DriverRecord("running", host=control.socket.gethostname(), pid=process.pid)
+    record = DriverRecord("running", host=socket.gethostname(), pid=process.pid)
     record = replace(record, began=psutil.Process(process.pid).create_time(), updated=time.time())
     assert record.alive
     process.communicate(b"\n")
@@ -59,15 +55,15 @@ def events():
 
 def test_of_a_sweep_that_nobody_began_nothing_is_known():
     with pytest.raises(StoreError, match="no sweep at"):
-        state_of(STORE)
+        sweep_state(STORE)
 
 
 def test_a_sweep_runs_and_is_done_and_its_journal_tells_each_shard():
     seen = []
-    run(report=lambda progress: seen.append(state_of(STORE)))
+    run(report=lambda progress: seen.append(sweep_state(STORE)))
     assert {state.state for state in seen} == {"running"}
     assert seen[0].exit_code == 3
-    done = state_of(STORE)
+    done = sweep_state(STORE)
     assert (done.state, done.good, done.pending, done.exit_code) == ("done", 7, 0, 0)
     assert [event["event"] for event in events()] == ["run", *["shard"] * 4, "commit", "done"]
     assert [event["shard"] for event in events() if event["event"] == "shard"] == [0, 1, 2, 3]
@@ -81,17 +77,17 @@ def test_every_line_of_the_journal_has_its_time_its_sweep_and_its_shards_attempt
 
 def test_a_store_without_a_driver_is_stopped_and_says_how_to_go_on():
     attach(make_plan(job()))
-    found = state_of(STORE)
+    found = sweep_state(STORE)
     assert (found.state, found.pending, found.exit_code) == ("stopped", 7, 1)
-    assert "submit the same job to go on" in found.message
+    assert "submit the same job to resume" in found.message
 
 
 def test_a_driver_that_was_killed_is_not_believed(gone):
     attach(make_plan(job()))
     write_record(STORE, gone)
-    found = state_of(STORE)
+    found = sweep_state(STORE)
     assert (found.state, found.exit_code) == ("stopped", 1)
-    assert "gone without a word" in found.message
+    assert "its driver has ended" in found.message
 
 
 def test_another_process_of_the_same_number_is_not_the_driver(gone):
@@ -101,17 +97,17 @@ def test_another_process_of_the_same_number_is_not_the_driver(gone):
 def test_a_driver_of_another_machine_is_believed_as_long_as_it_writes():
     record = DriverRecord("running", host="elsewhere", pid=1, updated=time.time())
     assert record.alive
-    assert not replace(record, updated=time.time() - control.STALE_SECONDS - 1).alive
+    assert not replace(record, updated=time.time() - STALE_SECONDS - 1).alive
 
 
 def test_a_submitted_job_is_so_before_its_process_is_there_and_failed_if_that_is_gone(gone):
     write_record(STORE, DriverRecord("submitted", planned=7, updated=time.time()))
-    assert (state_of(STORE).state, state_of(STORE).exit_code) == ("submitted", 3)
-    assert (state_of(STORE).planned, state_of(STORE).pending) == (7, 7)
+    assert (sweep_state(STORE).state, sweep_state(STORE).exit_code) == ("submitted", 3)
+    assert (sweep_state(STORE).planned, sweep_state(STORE).pending) == (7, 7)
     write_record(STORE, replace(gone, life="submitted"))
-    found = state_of(STORE)
+    found = sweep_state(STORE)
     assert found.state == "failed"
-    assert str(beside(STORE, "log")) in found.message
+    assert str(sidecar_path(STORE, "log")) in found.message
 
 
 def test_a_store_that_cannot_be_read_is_told_whatever_its_last_driver_said(here):
@@ -121,51 +117,51 @@ def test_a_store_that_cannot_be_read_is_told_whatever_its_last_driver_said(here)
         for file in (here / STORE / "snapshots").iterdir():
             file.write_bytes(b"")
         with pytest.raises(StoreError):
-            state_of(STORE)
+            sweep_state(STORE)
 
 
 def test_a_job_that_is_cancelled_before_it_begins_is_being_cancelled():
     me = psutil.Process()
-    record = DriverRecord("submitted", host=control.socket.gethostname(), pid=me.pid, began=me.create_time())
+    record = DriverRecord("submitted", host=socket.gethostname(), pid=me.pid, began=me.create_time())
     write_record(STORE, record)
     assert request_cancel(STORE)
-    assert state_of(STORE).state == "cancelling"
+    assert sweep_state(STORE).state == "cancelling"
 
 
 def test_a_wish_to_cancel_ends_with_the_submission_that_it_was_meant_for(gone):
     write_record(STORE, replace(gone, life="submitted"))
-    beside(STORE, "cancel").touch()
+    sidecar_path(STORE, "cancel").touch()
     assert not run().cancelled
 
 
 def test_a_record_of_a_later_version_is_read_and_one_of_nonsense_is_none():
     write_record(STORE, DriverRecord("running", pid=3))
-    content = json.loads(beside(STORE, "driver").read_text())
-    beside(STORE, "driver").write_text(json.dumps({**content, "colour": "blue"}))
+    content = json.loads(sidecar_path(STORE, "driver").read_text())
+    sidecar_path(STORE, "driver").write_text(json.dumps({**content, "colour": "blue"}))
     assert read_record(STORE) == DriverRecord("running", pid=3)
     for nonsense in ({**content, "pid": "x"}, {**content, "life": "blue"}, [content], {}):
-        beside(STORE, "driver").write_text(json.dumps(nonsense))
+        sidecar_path(STORE, "driver").write_text(json.dumps(nonsense))
         assert read_record(STORE) is None
 
 
 def test_the_journal_tells_the_end_before_the_record_does(monkeypatch):
-    told, write = [], control.write_record
+    told, write = [], session.write_record
 
     def writing(store, record, shared):
         told.append((record.life, events()[-1]["event"] if events_path(STORE).exists() else ""))
         write(store, record, shared)
 
-    monkeypatch.setattr(control, "write_record", writing)
+    monkeypatch.setattr(session, "write_record", writing)
     run()
     assert told[-1] == ("done", "done")
-    with pytest.raises(ZeroDivisionError), driving(STORE):
+    with pytest.raises(ZeroDivisionError), driver_session(STORE):
         raise ZeroDivisionError("by zero")
     assert told[-1] == ("failed", "failed")
 
 
 def test_a_driver_is_known_to_live_while_it_computes_a_long_shard(monkeypatch):
-    monkeypatch.setattr(control, "RENEWED_SECONDS", 0.0)
-    with driving(STORE) as driver:
+    monkeypatch.setattr(session, "RENEWED_SECONDS", 0.0)
+    with driver_session(STORE) as driver:
         before = read_record(STORE).updated
         time.sleep(0.01)
         assert not driver.cancelled()
@@ -173,22 +169,22 @@ def test_a_driver_is_known_to_live_while_it_computes_a_long_shard(monkeypatch):
 
 
 def test_an_event_after_a_torn_line_has_a_line_of_its_own():
-    with driving(STORE) as driver:
-        driver.note("one")
+    with driver_session(STORE) as driver:
+        driver.log("one")
         with events_path(STORE).open("a") as journal:
             journal.write('{"event": "to')
-        driver.note("two")
-        driver.note("three")
+        driver.log("two")
+        driver.log("three")
     lines = events_path(STORE).read_text().splitlines()
     assert [json.loads(line)["event"] for line in (lines[0], *lines[2:])] == ["one", "two", "three"]
 
 
 def test_a_driver_that_raised_says_why_and_the_next_run_makes_it_good():
-    with pytest.raises(ZeroDivisionError), driving(STORE):
+    with pytest.raises(ZeroDivisionError), driver_session(STORE):
         raise ZeroDivisionError("by zero")
-    assert (state_of(STORE).state, state_of(STORE).message) == ("failed", "by zero")
+    assert (sweep_state(STORE).state, sweep_state(STORE).message) == ("failed", "by zero")
     run()
-    assert (state_of(STORE).state, state_of(STORE).message) == ("done", "")
+    assert (sweep_state(STORE).state, sweep_state(STORE).message) == ("done", "")
 
 
 def test_a_cancelled_sweep_stops_at_once_and_the_next_run_goes_on(monkeypatch):
@@ -197,22 +193,22 @@ def test_a_cancelled_sweep_stops_at_once_and_the_next_run_goes_on(monkeypatch):
     def report(progress):
         if progress.done == 4 and not asked:
             asked.append(request_cancel(STORE))
-            assert state_of(STORE).state == "cancelling"
+            assert sweep_state(STORE).state == "cancelling"
 
     outcome = run(report=report)
     assert asked == [True]
     assert (outcome.cancelled, outcome.interrupted, outcome.status.good) == (True, False, 4)
-    found = state_of(STORE)
+    found = sweep_state(STORE)
     assert (found.state, found.good, found.pending) == ("cancelled", 4, 3)
     assert not request_cancel(STORE), "nobody is there any more"
     again = run()
     assert (again.computed, again.cancelled) == (3, False)
-    assert state_of(STORE).state == "done"
+    assert sweep_state(STORE).state == "done"
 
 
 def test_a_wish_to_cancel_that_comes_before_the_driver_is_fulfilled(here):
     write_record(STORE, DriverRecord("submitted", updated=time.time()))
-    beside(STORE, "cancel").touch()
+    sidecar_path(STORE, "cancel").touch()
     outcome = run()
     assert outcome.cancelled
     assert outcome.status.pending == 7
@@ -224,13 +220,13 @@ def test_a_sweep_of_mostly_bad_samples_is_ended_as_failed_with_the_last_error():
     assert outcome.status.quarantined == 20
     assert outcome.status.pending == 40
     assert "20 of 20 samples are quarantined" in outcome.broken
-    assert (state_of(STORE).state, state_of(STORE).exit_code) == ("failed", 1)
+    assert (sweep_state(STORE).state, sweep_state(STORE).exit_code) == ("failed", 1)
     record = read_record(STORE)
     allowed = spec.model_copy(update={"resources": spec.resources.model_copy(update={"max_quarantined": 1.0})})
     assert run(allowed).status.quarantined == 60
-    assert (state_of(STORE).state, state_of(STORE).exit_code) == ("done", 4)
+    assert (sweep_state(STORE).state, sweep_state(STORE).exit_code) == ("done", 4)
     write_record(STORE, record)  # as another machine keeps it that saw the first run only
-    assert (state_of(STORE).state, state_of(STORE).exit_code) == ("done", 4)
+    assert (sweep_state(STORE).state, sweep_state(STORE).exit_code) == ("done", 4)
 
 
 def test_a_journal_that_cannot_be_written_ends_no_sweep(here):
@@ -239,8 +235,8 @@ def test_a_journal_that_cannot_be_written_ends_no_sweep(here):
 
 
 def test_files_about_a_sweep_in_an_object_store_lie_on_this_machine(here, monkeypatch):
-    monkeypatch.setattr("pullback.sweep.beside.user_state_path", lambda name: here / name)
-    one, other = (beside(f"s3://{bucket}/sweeps/toy", "driver") for bucket in ("mine", "yours"))
+    monkeypatch.setattr("pullback.driving.sidecar_files.state_folder", lambda: here / "pullback")
+    one, other = (sidecar_path(f"s3://{bucket}/sweeps/toy", "driver") for bucket in ("mine", "yours"))
     assert one.parent == other.parent == here / "pullback" / "sweeps"
     assert one != other
-    assert one == beside(locate("s3://mine/sweeps/toy"), "driver")
+    assert one == sidecar_path(locate("s3://mine/sweeps/toy"), "driver")

@@ -1,9 +1,9 @@
 """What a machine that only fails costs the others: no result, no run, and as little time as can be."""
 
 import pytest
-from schedulers import started
 
 from pullback.sweep.tasks import Failure
+from schedulers import started
 
 
 def test_after_a_second_worker_in_a_row_that_could_not_start_the_next_one_waits_longer_each_time():

@@ -1,6 +1,6 @@
-"""What runs the workers, as the driver sees it, and the simplest such pool: one worker in this process.
+"""The pool protocol: the driver's interface to its workers. Also the simplest pool: one worker in this process.
 
-The driver (`run`) knows no more of a pool than what comes out of it.
+The driver (`run`) depends only on what a pool yields. `tests/cluster/test_pool_conformance.py` tests every pool.
 """
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from pullback.sweep.worker import ShardDone, Worker, WorkOrder
 
 @dataclass(frozen=True)
 class Event:
-    """Something that a pool wants to be written down, such as a shard's second try.
+    """An entry of the journal, such as a shard's second try.
 
     Attributes:
         name: what happened, in a word or two.
@@ -29,7 +29,7 @@ class Event:
 
 @dataclass(frozen=True)
 class PoolState:
-    """How many shards and workers are in which state, by the states' names; and what keeps them from going on."""
+    """Number of shards and workers by state, and the reason why the workers cannot write, if they cannot."""
 
     shards: Mapping[str, int]
     workers: Mapping[str, int]
@@ -38,12 +38,12 @@ class PoolState:
 
 @dataclass(frozen=True)
 class ShardFailed:
-    """A shard that was given up after its retries; its samples stay pending.
+    """A shard given up after its retries. Its samples stay pending.
 
     Attributes:
         shard: its number.
-        error: what happened the last time.
-        attempts: how often it was tried whole.
+        error: the last error.
+        attempts: how often the whole shard was tried.
     """
 
     shard: int
@@ -55,12 +55,15 @@ Results = Generator[ShardDone | ShardFailed | Event | PoolState | None, None, No
 
 
 class Pool(Protocol):
-    """Something that runs a `Worker` somewhere, one or many."""
+    """Runs one or many workers (`sweep.worker.Worker`)."""
 
     def results(self, shards: Sequence[int], stop: Callable[[], bool]) -> Results:
-        """Each shard's outcome as it comes; None now and then while nothing comes, so that the driver can act.
+        """Yield the outcome of each shard as it arrives, and None now and then in between, so that the driver can act.
 
-        Once `stop` says so, every worker gives up after the batch at hand, and what was finished still comes.
+        Args:
+            shards: the shards to compute.
+            stop: called now and then. Once it returns True, each worker stops after its current batch; finished
+                results are still yielded.
         """
         ...
 
@@ -69,13 +72,13 @@ PoolFactory = Callable[[WorkOrder, Plan], AbstractContextManager[Pool]]
 
 
 class SerialPool:
-    """One worker, in this process; for debugging and for machines without Ray."""
+    """One worker in this process, for debugging and for machines without Ray."""
 
     def __init__(self, order: WorkOrder) -> None:
         self._worker = Worker(order)
 
     def results(self, shards: Sequence[int], stop: Callable[[], bool]) -> Results:
-        """Each shard, computed when it is asked for; an error is not retried, it is the user's to see."""
+        """Yield each shard, computed on demand. An error is not retried but raised, so that the user sees it."""
         self._worker.stop_when = stop
         for number, shard in enumerate(shards):
             try:
@@ -91,5 +94,5 @@ class SerialPool:
 
 @contextmanager
 def serial_pool(order: WorkOrder, plan: Plan) -> Iterator[Pool]:
-    """The pool of `--serial`."""
+    """Pool factory of `--serial`."""
     yield SerialPool(order)
