@@ -5,17 +5,19 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from sample_metrics import FakeSweep, eigenpairs, random_metrics
+from sample_metrics import FakeSweep, again_of, eigenpairs, random_metrics
 
-from pullback.analysis import Analysis, analyze
-from pullback.analysis.anisotropy import dim_below
-from pullback.analysis.homogeneity import correlations
-from pullback.analysis.job import CERTIFICATE
-from pullback.analysis.kept import load_analysis, save_analysis
-from pullback.errors import PullbackError
+from pullback.analysis import analyze
+from pullback.analysis.bootstrap import bootstrap_weights
+from pullback.analysis.cache import load_analysis, save_analysis
+from pullback.analysis.correlations import correlations
+from pullback.analysis.spectra import dim_below
+from pullback.analysis.statistics import homogeneity
+from pullback.errors import PullbackError, SpecError
+from pullback.store.creation import create
 from pullback.store.reader import open_sweep
-from pullback.store.repository import create, write_shard
-from pullback.store.schema import GOOD, QUARANTINED, Layout, Reason, ShardRecord
+from pullback.store.schema import CERTIFICATE, GOOD, QUARANTINED, Layout, Reason, ShardRecord
+from pullback.store.shard_writing import write_shard
 
 
 @pytest.fixture(scope="module")
@@ -40,18 +42,25 @@ def test_the_document_has_exactly_the_agreed_keys(analysis):
         "mean_metric",
         "certificate",
         "bootstrap",
+        "zero_metrics",
+        "options",
     ]
-    assert list(document["anisotropy"]) == ["dim", "mean_spectrum", "mean_spectrum_ci95", "band"]
+    truncation = ["ranks", "latent_dim", "trace", "trace_share", "trace_share_range"]
+    assert list(document["anisotropy"]) == ["dim", "mean_spectrum", "mean_spectrum_ci95", "band", *truncation]
     assert list(document["anisotropy"]["dim"]) == ["0.99", "0.999", "0.9999", "0.99999"]
-    assert list(document["anisotropy"]["dim"]["0.99"]) == ["below", "needed", "below_ci95", "needed_ci95"]
+    counts = ["below", "needed", "below_ci95", "needed_ci95", "at_least", "at_most"]
+    assert list(document["anisotropy"]["dim"]["0.99"]) == counts
     assert list(document["anisotropy"]["band"]) == ["p5", "p95"]
-    assert list(document["homogeneity"]) == ["log", "linear", "pairs", "points"]
-    assert list(document["homogeneity"]["log"]) == ["mean", "std", "median", "ci95"]
-    assert list(document["mean_metric"]) == ["eigenvalues", "ci95", "dim"]
+    first = ["log", "linear", "pairs", "points", "ranks", "latent_dim"]
+    assert list(document["homogeneity"]) == [*first, "vec", "sampled", "precision_error", "random_axes"]
+    errors = ["std_ci95", "median_ci95", "standard_error", "total_error"]
+    assert list(document["homogeneity"]["log"]) == ["mean", "std", "median", "ci95", "defined", *errors]
+    described = ["of", "trace_share", "trace_share_range"]
+    assert list(document["mean_metric"]) == ["eigenvalues", "ci95", "dim", *described]
     shares = np.cumsum(document["mean_metric"]["eigenvalues"]) / np.sum(document["mean_metric"]["eigenvalues"])
     assert document["mean_metric"]["dim"]["0.99"] == {
         "below": int((shares < 0.99).sum()),
-        "needed": int((shares < 0.99).sum()) + 1,
+        **dict.fromkeys(("needed", "at_least", "at_most"), int((shares < 0.99).sum()) + 1),
     }
     assert document["bootstrap"] == {"draws": 50, "seed": 3}
     assert (document["name"], document["snapshot"], document["samples"]) == ("fake", "S1", 7)
@@ -82,7 +91,7 @@ def test_a_cut_spectrum_takes_its_shares_from_the_trace(metrics):
     analysis = analyze(FakeSweep(metrics, kept=4), draws=20)
     whole = analyze(FakeSweep(metrics), draws=20).to_json()["anisotropy"]["dim"]
     cut = analysis.to_json()["anisotropy"]["dim"]
-    assert analysis.anisotropy.total == pytest.approx(np.trace(metrics.mean(axis=0)))
+    assert analysis["anisotropy"].value.total == pytest.approx(np.trace(metrics.mean(axis=0)))
     assert whole["0.99999"]["needed"] > 4
     assert (cut["0.99999"]["below"], cut["0.99999"]["needed"]) == (4, None)
     assert cut["0.99999"]["needed_ci95"] == [None, None]
@@ -91,13 +100,15 @@ def test_a_cut_spectrum_takes_its_shares_from_the_trace(metrics):
 @pytest.mark.parametrize("kept", [None, 4])
 def test_a_result_survives_its_dataset_form(metrics, kept):
     analysis = analyze(FakeSweep(metrics, kept=kept), draws=20)
-    again = Analysis.from_dataset(analysis.to_dataset())
+    again = again_of(analysis)
     assert again.to_json() == analysis.to_json()
-    assert again.anisotropy.total == analysis.anisotropy.total
+    assert again["anisotropy"].value.total == analysis["anisotropy"].value.total
     for name in ("log", "linear"):
-        assert np.array_equal(getattr(again, name), getattr(analysis, name), equal_nan=True)
-    assert np.array_equal(again.mean_metric.eigenvectors, analysis.mean_metric.eigenvectors)
-    assert again.certificate.keys() == analysis.certificate.keys()
+        assert np.array_equal(
+            getattr(again["homogeneity"].value, name), getattr(analysis["homogeneity"].value, name), equal_nan=True
+        )
+    assert np.array_equal(again["mean_metric"].value.eigenvectors, analysis["mean_metric"].value.eigenvectors)
+    assert again["certificate"].value.keys() == analysis["certificate"].value.keys()
 
 
 def test_correlations_that_do_not_exist_survive_as_null():
@@ -107,9 +118,15 @@ def test_correlations_that_do_not_exist_survive_as_null():
         "std": None,
         "median": None,
         "ci95": [None, None],
+        "defined": 0,
+        "std_ci95": [None, None],
+        "median_ci95": [None, None],
+        "standard_error": None,
+        "total_error": None,
     }
-    again = Analysis.from_dataset(analysis.to_dataset())
-    assert np.isnan(again.log_summary.mean)
+    assert analysis.to_json()["homogeneity"]["vec"]["mean"] == 1, "the matrices are the same, axes or not"
+    again = again_of(analysis)
+    assert np.isnan(again["homogeneity"].value.log_summary.mean)
 
 
 @pytest.mark.parametrize("kept", [12, 5])
@@ -197,24 +214,38 @@ def test_the_package_imports_neither_a_store_nor_a_cluster():
     assert out.stdout.strip() == "[]"
 
 
+def test_of_many_samples_the_bootstrap_is_drawn_piece_by_piece(metrics, monkeypatch):
+    whole = []
+    monkeypatch.setattr(
+        homogeneity, "bootstrap_weights", lambda points, *rest: whole.append(points) or weights(points, *rest)
+    )
+    weights = bootstrap_weights
+    analyze(FakeSweep(metrics), draws=50, points=4)
+    assert whole == [4], "the multiplicities of the compared points alone are all in memory"
+
+
 def test_of_many_samples_some_are_compared_in_pairs_and_all_count_for_the_rest(metrics):
     whole, some = analyze(FakeSweep(metrics), draws=50, seed=3), analyze(FakeSweep(metrics), draws=50, seed=3, points=4)
-    assert len(set(some.compared)) == 4
-    assert list(some.compared) == sorted(some.compared)
-    np.testing.assert_array_equal(whole.compared, range(7))
-    pairs = np.ix_(some.compared, some.compared)
-    np.testing.assert_allclose(some.log, whole.log[pairs], rtol=1e-12)
-    np.testing.assert_allclose(some.linear, whole.linear[pairs], rtol=1e-12)
+    few, all_of_them = some["homogeneity"].value, whole["homogeneity"].value
+    assert len(set(few.compared)) == 4
+    assert list(few.compared) == sorted(few.compared)
+    np.testing.assert_array_equal(all_of_them.compared, range(7))
+    pairs = np.ix_(few.compared, few.compared)
+    np.testing.assert_allclose(few.log, all_of_them.log[pairs], rtol=1e-12)
+    np.testing.assert_allclose(few.linear, all_of_them.linear[pairs], rtol=1e-12)
     assert some.to_json()["homogeneity"]["points"] == 4
     assert some.to_json()["homogeneity"]["pairs"] == 12
-    assert some.log_summary.mean == pytest.approx(some.log[~np.eye(4, dtype=bool)].mean())
+    assert few.log_summary.mean == pytest.approx(few.log[~np.eye(4, dtype=bool)].mean())
     for name in ("samples", "anisotropy", "mean_metric", "certificate", "bootstrap"):
         assert some.to_json()[name] == whole.to_json()[name], name
     again = analyze(FakeSweep(metrics), draws=50, seed=3, points=4)
     assert again.to_json() == some.to_json()
-    other = {tuple(analyze(FakeSweep(metrics), draws=5, seed=seed, points=4).compared) for seed in range(6)}
+    other = {
+        tuple(analyze(FakeSweep(metrics), draws=5, seed=seed, points=4)["homogeneity"].value.compared)
+        for seed in range(6)
+    }
     assert len(other) > 1, "the seed chooses"
-    back = Analysis.from_dataset(some.to_dataset())
-    np.testing.assert_array_equal(back.compared, some.compared)
-    with pytest.raises(ValueError, match="at least 2 points"):
+    back = again_of(some)
+    np.testing.assert_array_equal(back["homogeneity"].value.compared, few.compared)
+    with pytest.raises(SpecError, match="points"):
         analyze(FakeSweep(metrics), points=1)

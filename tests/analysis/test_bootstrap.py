@@ -1,10 +1,13 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import bootstrap
 
-from pullback.analysis.bootstrap import bootstrap_weights, interval, weighted_means
+from pullback.analysis import bootstrap as bootstrap_module
+from pullback.analysis.bootstrap import Bootstrap, bootstrap_weights, interval, weighted_means
 
 
 @given(st.integers(1, 30), st.integers(1, 20), st.integers(0, 2**32))
@@ -33,6 +36,35 @@ def test_weighted_means_are_means_of_the_repeated_points():
     weights = bootstrap_weights(6, 4, 0)
     literal = [np.repeat(values, row, axis=0).mean(axis=0) for row in weights]
     assert weighted_means(weights, values) == pytest.approx(np.array(literal))
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 10**6])
+@pytest.mark.parametrize("rows", [1, 4, 100])
+def test_draws_in_blocks_are_the_same_and_can_be_gone_through_again(monkeypatch, rows, kept_bytes):
+    monkeypatch.setattr(bootstrap_module, "_BLOCK_BYTES", rows * 8 * 300)
+    monkeypatch.setattr(bootstrap_module, "_KEPT_BYTES", kept_bytes)
+    expected = np.random.default_rng(3).multinomial(300, np.full(300, 1 / 300), size=10)
+    drawn = Bootstrap(300, 10, 3)
+    assert drawn.shape == (10, 300)
+    for _ in range(2):
+        blocks = list(drawn.blocks())
+        assert max(len(block) for block in blocks) == min(rows, 10)
+        assert (np.concatenate(blocks) == expected).all()
+    values = np.random.default_rng(0).standard_normal((300, 2, 3))
+    assert weighted_means(drawn, values) == pytest.approx(weighted_means(expected, values), rel=1e-13)
+    assert (bootstrap_weights(300, 10, 3) == expected).all()
+
+
+def test_means_over_many_points_need_memory_for_a_few_draws_only(monkeypatch):
+    monkeypatch.setattr(bootstrap_module, "_BLOCK_BYTES", 2**20)
+    monkeypatch.setattr(bootstrap_module, "_KEPT_BYTES", 0)
+    values = np.ones((20_000, 2))
+    tracemalloc.start()
+    try:
+        assert weighted_means(Bootstrap(20_000, 200, 0), values) == pytest.approx(1)
+        assert tracemalloc.get_traced_memory()[1] < 8 * 2**20, "all multiplicities take 32 MB"
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_interval_of_a_mean_agrees_with_scipy():

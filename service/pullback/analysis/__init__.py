@@ -1,8 +1,13 @@
-"""Statistics over a sweep's points: anisotropy, homogeneity, the mean metric, each with its uncertainty.
+"""Statistics over a sweep's samples, each with its uncertainty.
 
-Functions of arrays live in the modules; `analyze` applies them to a stored sweep, and `kept` keeps the result.
+A statistic is one module of `pullback.analysis.statistics` (`protocol` says what it exports). `run_statistics` computes
+statistics over a stored sweep and caches the results beside it.
 """
 
-from pullback.analysis.job import Analysis, analyze
+from pullback.analysis.protocol import Result, Table
+from pullback.analysis.request import DEFAULT_STATISTICS, choose
+from pullback.analysis.result import Analysis
+from pullback.analysis.runner import analyze, run_statistics
+from pullback.analysis.samples import Samples
 
-__all__ = ["Analysis", "analyze"]
+__all__ = ["DEFAULT_STATISTICS", "Analysis", "Result", "Samples", "Table", "analyze", "choose", "run_statistics"]

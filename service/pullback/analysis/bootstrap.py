@@ -1,65 +1,111 @@
-"""Bootstrap over points: the uncertainty that comes from having sampled these latent codes and not others.
+"""Bootstrap over samples: the uncertainty that comes from having sampled these latent codes and not others.
 
-Invariants: a draw is a row of multiplicities that sums to the number of points, so that every statistic of
-one analysis is resampled with the same rows; the same seed gives the same rows on every machine.
-Leaves to others: what is averaged with the multiplicities (each statistic weighs its own points).
+Invariants: a draw is a row of multiplicities that sums to the number of samples, and every statistic of one analysis is
+resampled with the same rows. The same seed gives the same rows on every machine.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
+
+from pullback.spec.options import Options
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
+_BLOCK_BYTES = 64 * 2**20
+"""Bytes of multiplicities that are in memory at once."""
+_KEPT_BYTES = 256 * 2**20
+"""Bytes of multiplicities that are kept for the next pass: 1,000 draws of 268,000 samples take a byte each."""
 
-def bootstrap_weights(points: int, draws: int, seed: int) -> Integers:
-    """Draw how often each point appears in each bootstrap sample.
+
+class BootstrapOptions(Options):
+    """The options of every statistic with bootstrap intervals; a base for its `Options`."""
+
+    draws: int = Field(default=1000, ge=1, le=1_000_000)
+    """Bootstrap samples behind each interval."""
+    seed: int = Field(default=0, ge=0, le=2**63 - 1)
+    """Seed of the bootstrap and of every other random choice."""
+
+
+class Bootstrap:
+    """Multiplicities `[draws, samples]`: how often each sample appears in each bootstrap draw.
+
+    Multiplicities are multinomial with equal shares, and each row sums to `samples`. All of them at once take 8 GB for
+    a million samples and 1,000 draws. They are therefore drawn again for each pass (0.06 s a draw of a million
+    samples), except where they are few enough to be kept.
 
     Args:
-        points: number of points, at least 1.
-        draws: number of bootstrap samples, at least 1.
+        samples: number of samples, at least 1.
+        draws: number of bootstrap draws, at least 1.
         seed: seed of numpy's default bit generator, not negative.
 
-    Returns:
-        Multiplicities `[draws, points]`, multinomial with equal shares; each row sums to `points`.
-
     Raises:
-        ValueError: no points or no draws are asked for.
+        ValueError: `samples` or `draws` is less than 1.
     """
-    if points < 1 or draws < 1:
-        raise ValueError(f"a bootstrap needs at least 1 point and 1 draw, got {points} and {draws}")
-    generator = np.random.default_rng(seed)
-    return generator.multinomial(points, np.full(points, 1 / points), size=draws)
+
+    def __init__(self, samples: int, draws: int, seed: int) -> None:
+        if samples < 1 or draws < 1:
+            raise ValueError(f"a bootstrap needs at least 1 sample and 1 draw, got {samples} and {draws}")
+        self.shape = (draws, samples)
+        self._seed = seed
+        self._kept: list[npt.NDArray[np.unsignedinteger]] = []
+
+    def blocks(self) -> Iterator[Integers]:
+        """Yield the rows in order, a few at a time so that they fit the working memory."""
+        if self._kept:
+            for few in self._kept:
+                yield few.astype(np.int64)
+            return
+        draws, samples = self.shape
+        generator, shares = np.random.default_rng(self._seed), np.full(samples, 1 / samples)
+        rows = max(1, _BLOCK_BYTES // (8 * samples))
+        kept: list[npt.NDArray[np.unsignedinteger]] = []
+        for first in range(0, draws, rows):
+            block: Integers = generator.multinomial(samples, shares, size=min(rows, draws - first))
+            if draws * samples <= _KEPT_BYTES:
+                kept.append(block.astype(np.min_scalar_type(block.max())))
+            yield block
+        self._kept = kept
 
 
-def weighted_means(weights: npt.ArrayLike, values: npt.ArrayLike) -> Floats:
-    """Return the mean of `values` over each bootstrap sample.
+def bootstrap_weights(samples: int, draws: int, seed: int) -> Integers:
+    """Return all multiplicities of a `Bootstrap`, `[draws, samples]`; arguments and errors are the same."""
+    return np.concatenate(list(Bootstrap(samples, draws, seed).blocks()))
+
+
+def weighted_means(weights: Integers | Bootstrap, values: npt.ArrayLike) -> Floats:
+    """Return the mean of `values` over each bootstrap draw.
 
     Args:
-        weights: multiplicities `[draws, points]`.
-        values: one row a point, `[points, ...]`.
+        weights: multiplicities `[draws, samples]`, or a `Bootstrap`.
+        values: one row for each sample, `[samples, ...]`.
 
     Returns:
         Means `[draws, ...]`.
     """
-    multiplicities = np.asarray(weights, dtype=np.float64)
-    sums: Floats = np.tensordot(multiplicities, np.asarray(values, dtype=np.float64), 1)
-    sums /= multiplicities.shape[1]
-    return sums
+    array = np.asarray(values, dtype=np.float64)
+    flat = array.reshape(len(array), -1)
+    blocks = weights.blocks() if isinstance(weights, Bootstrap) else (weights,)
+    sums = np.concatenate([np.asarray(block, dtype=np.float64) @ flat for block in blocks])
+    sums /= weights.shape[1]
+    return sums.reshape(len(sums), *array.shape[1:])
 
 
 def interval(values: npt.ArrayLike, level: float = 0.95) -> tuple[Floats, Floats]:
-    """Return the percentile interval of bootstrap values, draw by draw along the first axis.
+    """Return the percentile interval of the values of bootstrap draws, which lie along the first axis.
 
-    A draw for which a statistic does not exist is NaN (one point drawn every time has no pairs); such draws
-    are left out, and an interval without a single draw is NaN.
+    A draw in which a statistic does not exist is NaN, such as one that holds a single sample and hence no pair. Such
+    draws are left out; an interval without any draw is NaN.
 
     Args:
         values: `[draws, ...]`.
         level: coverage, in (0, 1).
 
     Returns:
-        Lower and upper end, each `[...]`. Whole numbers keep ends that were drawn, and hence whole.
+        Lower and upper end, each `[...]`. The ends of whole numbers are drawn values, and hence whole.
 
     Raises:
         ValueError: the level is not inside (0, 1), or there is no draw.

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pullback.analysis.anisotropy import SHARES, anisotropy, dim_below, dim_needed, mean_spectrum
 from pullback.analysis.bootstrap import bootstrap_weights
+from pullback.analysis.spectra import SHARES, dim_below, dim_needed, mean_spectrum
+from pullback.analysis.statistics.anisotropy import anisotropy
 
 spectra = arrays(np.float64, st.tuples(st.integers(1, 5), st.integers(1, 12)), elements=st.floats(1e-6, 1e3, width=64))
 

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from sample_metrics import eigenpairs, random_metrics, rotation
 from scipy.stats import pearsonr
 
-from pullback.analysis import homogeneity
+from pullback.analysis import correlations as pairwise
 from pullback.analysis.bootstrap import bootstrap_weights
-from pullback.analysis.homogeneity import correlations, summarize
+from pullback.analysis.correlations import correlations
+from pullback.analysis.statistics.homogeneity import summarize
 
 
 def literal(values, vectors, floor=1e-12):
@@ -34,7 +35,7 @@ def pairs(request):
 
 @pytest.mark.parametrize("workspace", [1, 5000, 10**9])
 def test_the_correlations_are_those_of_the_definitions_at_any_block_size(pairs, workspace, monkeypatch):
-    monkeypatch.setattr(homogeneity, "WORKSPACE", workspace)
+    monkeypatch.setattr(pairwise, "WORKSPACE", workspace)
     log, linear = literal(*pairs)
     ours_log, ours_linear = correlations(*pairs)
     assert ours_log == pytest.approx(log, abs=1e-12)
@@ -106,7 +107,7 @@ def test_memory_is_bounded_by_the_workspace(monkeypatch):
     points, n = 40, 64
     values, vectors = eigenpairs(random_metrics(points, n))
     vectors = vectors.astype(np.float32)
-    monkeypatch.setattr(homogeneity, "WORKSPACE", 4 * 8 * n * 2 * n)
+    monkeypatch.setattr(pairwise, "WORKSPACE", 4 * 8 * n * 2 * n)
     tracemalloc.start()
     correlations(values, vectors)
     peak = tracemalloc.get_traced_memory()[1]
@@ -115,7 +116,7 @@ def test_memory_is_bounded_by_the_workspace(monkeypatch):
 
 
 def test_progress_counts_up_to_all_pairs(monkeypatch):
-    monkeypatch.setattr(homogeneity, "WORKSPACE", 3 * 8 * 6 * 12)
+    monkeypatch.setattr(pairwise, "WORKSPACE", 3 * 8 * 6 * 12)
     values, vectors = eigenpairs(random_metrics(7, 6))
     calls = []
     correlations(values, vectors, progress=lambda done, total: calls.append((done, total)))
@@ -150,7 +151,40 @@ def test_undefined_pairs_are_left_out_of_the_summary():
     matrix = np.full((3, 3), np.nan)
     assert np.isnan(summarize(matrix, bootstrap_weights(3, 10, 0)).mean)
     matrix[0, 1] = 0.5
+    summary = summarize(matrix, bootstrap_weights(3, 200, 0))
+    assert (summary.mean, summary.defined, summary.pairs) == (0.5, 1, 6)
+    assert np.isnan(summary.ci95).all(), "one pair says nothing of the spread"
+    matrix[2, 1] = 0.5
     assert summarize(matrix, bootstrap_weights(3, 200, 0)).ci95 == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("odd", [np.zeros((5, 5)), 3.0 * np.eye(5), 1e-30 * np.eye(5)])
+def test_a_metric_without_axes_of_its_own_is_in_no_pair(odd):
+    metrics = random_metrics(4, 5)
+    log, linear = correlations(*eigenpairs(metrics))
+    metrics[1] = odd
+    others = [0, 2, 3]
+    for found, wanted in zip(correlations(*eigenpairs(metrics)), (log, linear), strict=True):
+        assert np.isnan(found[1]).all()
+        assert np.isnan(found[:, 1]).all()
+        np.testing.assert_allclose(found[np.ix_(others, others)], wanted[np.ix_(others, others)])
+
+
+def test_round_off_in_an_isotropic_metric_is_not_correlated():
+    rng = np.random.default_rng(0)
+    noise = 1e-9 * rng.standard_normal((4, 6, 6))
+    values, vectors = eigenpairs(np.eye(6) + noise + noise.transpose(0, 2, 1))
+    for matrix in correlations(values, vectors.astype(np.float32)):
+        assert np.isnan(matrix).all()
+
+
+def test_two_points_have_no_interval():
+    metrics = random_metrics(2, 5)
+    _, linear = correlations(*eigenpairs(metrics))
+    summary = summarize(linear, bootstrap_weights(2, 200, 0))
+    assert np.isfinite(summary.mean)
+    assert summary.defined == 2
+    assert np.isnan(summary.ci95).all()
 
 
 def test_shapes_that_do_not_agree_are_refused():

@@ -6,10 +6,11 @@ import pytest
 from sample_metrics import FakeSweep, random_metrics
 
 from pullback.analysis import analyze
-from pullback.analysis.kept import forget_analyses, load_analysis, save_analysis
-from pullback.store.derived import derived_names, save_derived
-from pullback.store.reader import history, open_sweep
-from pullback.store.repository import create
+from pullback.analysis.cache import forget_analyses, load_analysis, save_analysis
+from pullback.store.artifacts import artifact_names, save_artifact
+from pullback.store.creation import create
+from pullback.store.history import history
+from pullback.store.reader import open_sweep
 from stored_sweeps import LAYOUT, commit, record_of
 
 
@@ -25,7 +26,7 @@ def test_what_is_kept_is_of_its_own_snapshot(sweep, tmp_path):
     later = FakeSweep(random_metrics(5, 12), path=tmp_path / "fake", snapshot="S2")
     assert load_analysis(later) is None
     save_analysis(analyze(later), later)
-    assert load_analysis(later).samples == 5
+    assert load_analysis(later).about.samples == 5
     assert load_analysis(sweep).to_json() == analysis.to_json()
 
 
@@ -48,7 +49,7 @@ def test_more_points_than_there_are_samples_are_the_same_computation(sweep):
 def test_what_is_damaged_is_as_if_it_were_not_there_and_is_replaced(sweep, tmp_path, caplog):
     analysis = analyze(sweep)
     save_analysis(analysis, sweep)
-    (tmp_path / "fake.analysis-S1.zarr" / "zarr.json").write_text("garbage")
+    (tmp_path / "fake.analysis-S1-homogeneity.zarr" / "zarr.json").write_text("garbage")
     assert load_analysis(sweep) is None
     assert "damaged" in caplog.text
     save_analysis(analysis, sweep)
@@ -65,15 +66,17 @@ def test_analyses_of_snapshots_that_are_gone_are_removed_and_no_others(tmp_path)
         sweep = open_sweep(place, snapshot)
         for draws in (10, 1000):
             save_analysis(analyze(sweep, draws=draws), sweep)
-    save_derived(place, "notes-of-mine", analyze(sweep, draws=10).to_dataset())
-    save_derived(tmp_path / "mine2", f"analysis-{first}", analyze(sweep, draws=10).to_dataset())
-    assert len(derived_names(place)) == 7
+    other = analyze(sweep, draws=10)["anisotropy"].dataset
+    save_artifact(place, "notes-of-mine", other)
+    save_artifact(tmp_path / "mine2", f"analysis-{first}", other)
+    # Of each snapshot: two results of three statistics, and the certificate, which has no draws.
+    assert len(artifact_names(place)) == 3 * 7 + 1
     assert forget_analyses(place, datetime.now(UTC) - timedelta(days=1)) == 0
     since = history(place)[1].written
-    assert forget_analyses(place, since, dry_run=True) == 2
-    assert len(derived_names(place)) == 7
-    assert forget_analyses(place, since) == 2
-    assert {name.split("-")[1] for name in derived_names(place)} == {last, middle, "of"}
-    assert forget_analyses(place, datetime.now(UTC)) == 2
-    assert {name.split("-")[1] for name in derived_names(place)} == {last, "of"}, "the last snapshot always stays"
-    assert derived_names(tmp_path / "mine2") == [f"analysis-{first}"], "another sweep's"
+    assert forget_analyses(place, since, dry_run=True) == 7
+    assert len(artifact_names(place)) == 3 * 7 + 1
+    assert forget_analyses(place, since) == 7
+    assert {name.split("-")[1] for name in artifact_names(place)} == {last, middle, "of"}
+    assert forget_analyses(place, datetime.now(UTC)) == 7
+    assert {name.split("-")[1] for name in artifact_names(place)} == {last, "of"}, "the last snapshot always stays"
+    assert artifact_names(tmp_path / "mine2") == [f"analysis-{first}"], "another sweep's"

@@ -1,0 +1,1 @@
+"""Statistics of a sweep, one module each: arrays in, numbers with intervals out."""
