@@ -1,0 +1,1 @@
+"""Inversion: the objective, the starts, the solvers and the pictures; `pullback.applications.inversion` runs them."""
