@@ -1,7 +1,8 @@
-"""Images along the axes of the mean metric: the picture of what the spectrum claims.
+"""Image strips: images along the axes of the mean metric, which show what its spectrum states.
 
-Codes of the sweep are moved linearly along an eigenvector of the mean metric, z + μv, by the same steps along every
-axis, so that the eye compares axes of large and small eigenvalues fairly.
+Codes of the sweep are moved linearly along an eigenvector of the mean metric, z + tv. The steps are the same along
+every axis, so that axes of large and small eigenvalues can be compared by eye. If only a part of the mean metric was
+computed, the axes are those of that part.
 """
 
 from dataclasses import dataclass
@@ -10,17 +11,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pullback.analysis import Analysis
+from pullback.analysis.figure_files import FigureTable
+from pullback.analysis.statistics.mean_metric import MeanMetric
 from pullback.distances import Distance
 from pullback.errors import PullbackError
-from pullback.generators import images_of, like
+from pullback.generators import generate, reference_tensor
+from pullback.generators.user_code import unmoved
 from pullback.metric.precision import arithmetic
-from pullback.spec import JobSpec
 from pullback.store.reader import Sweep
-from pullback.sweep.identity import weights_of
-from pullback.sweep.plan import load_parts
+from pullback.sweep.identity import stored_job
+from pullback.sweep.inputs import Inputs, changes, inputs_of, stored_inputs
+from pullback.sweep.parts import load_parts
 
-FACES = 3
+CODES = 3
 """How many codes are moved."""
 STEPS = 7
 """Images in a strip, the unmoved one in the middle."""
@@ -33,10 +36,10 @@ class Strips:
     """Images along axes.
 
     Attributes:
-        titles: what each code is called: its sample, and its class where there are classes [codes].
+        titles: the title of each code: its sample, and its class if there are classes [codes].
         ranks: the rank of each axis in the mean metric, from 0 [axes].
         eigenvalues: the mean metric's eigenvalue of each axis [axes].
-        steps: μ [steps], in latent units.
+        steps: t [steps], in latent units.
         images: [codes, axes, steps, height, width, 3] in [0, 1].
         distances: D² to the unmoved image [codes, axes, steps].
         distance: the distance's name.
@@ -51,30 +54,55 @@ class Strips:
     distance: str
 
     @property
+    def row_labels(self) -> list[str]:
+        """The label of each axis: its rank from 1, and its eigenvalue."""
+        return [f"axis {rank + 1}, λ = {value:.2g}" for rank, value in zip(self.ranks, self.eigenvalues, strict=True)]
+
+    @property
+    def step_labels(self) -> list[str]:
+        """The label of each step."""
+        return [f"{step:+.1f}".replace("-", "−") if abs(step) > 1e-9 else "0" for step in self.steps]
+
+    def table(self) -> FigureTable:
+        """Return D² to the unmoved image for each code, axis and step."""
+        columns = ("code", "axis", "eigenvalue", "t", f"D² ({self.distance})")
+        rows = [
+            (title, rank + 1, float(value), float(step), float(self.distances[i, j, k]))
+            for i, title in enumerate(self.titles)
+            for j, (rank, value) in enumerate(zip(self.ranks, self.eigenvalues, strict=True))
+            for k, step in enumerate(self.steps)
+        ]
+        return FigureTable("", columns, rows)
+
+    @property
     def change_at_the_ends(self) -> NDArray[np.float64]:
         """Mean D² over codes and both ends, of each axis [axes]."""
         mean: NDArray[np.float64] = self.distances[:, :, [0, -1]].mean(axis=(0, 2))
         return mean
 
 
-def telling_ranks(axes: int) -> list[int]:
-    """The first six axes, one in the middle and the last."""
+def shown_axes(axes: int) -> list[int]:
+    """Return the ranks, from 0, of the first six axes, one in the middle and the last; nothing if there is no axis."""
+    if axes == 0:
+        return []
     return sorted({*range(min(6, axes)), (axes - 1) // 2, axes - 1})
 
 
-def walk(sweep: Sweep, analysis: Analysis) -> Strips:
-    """Generate the strips of a sweep.
+def image_strips(sweep: Sweep, mean: MeanMetric) -> Strips:
+    """Generate the image strips of a sweep along the axes of its mean metric.
 
     Raises:
-        PullbackError: the sweep's generator or distance cannot be loaded on this machine, or is another by now.
+        PullbackError: the sweep's generator or distance cannot be loaded on this machine, or has changed since.
     """
-    job = JobSpec.model_validate({"name": "report", **sweep.provenance["spec"]})
+    job = stored_job(sweep.provenance, "report")
     generator, distance = load_parts(job, "auto")
-    _refuse_other_weights(weights_of(generator, distance), sweep.provenance["weights"])
-    good = sweep.dataset().isel(sample=slice(0, FACES))
+    _refuse_other_inputs(inputs_of(generator, distance), stored_inputs(sweep.provenance))
+    good = sweep.dataset().isel(sample=slice(0, CODES))
     codes = good["latent"].values
-    ranks = telling_ranks(analysis.mean_metric.eigenvectors.shape[0])
-    axes = analysis.mean_metric.eigenvectors[ranks]
+    ranks = shown_axes(mean.eigenvectors.shape[0])
+    if not ranks:
+        raise PullbackError("the kept part of the mean metric has no positive eigenvalue, hence no axis to walk along")
+    axes = mean.eigenvectors[ranks]
     reach = REACH * float(np.linalg.norm(codes, axis=1).mean())
     steps = np.linspace(-reach, reach, STEPS)
     images, distances = [], []
@@ -86,7 +114,7 @@ def walk(sweep: Sweep, analysis: Analysis) -> Strips:
     return Strips(
         titles=_titles(good["sample"].values, good["condition"].values, sweep.provenance["classes"]),
         ranks=ranks,
-        eigenvalues=analysis.mean_metric.eigenvalues[ranks],
+        eigenvalues=mean.eigenvalues[ranks],
         steps=steps,
         images=np.array(images, np.float32),
         distances=np.array(distances, np.float64),
@@ -107,18 +135,17 @@ def _images(
     strip: NDArray[np.float64],
     class_index: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """The images of one strip [steps, height, width, 3], and their distances to the middle one."""
-    z = torch.as_tensor(strip).to(like(generator))
-    with torch.no_grad(), arithmetic():
+    """Return the images of one strip [steps, height, width, 3], and their distances to the middle one."""
+    z = torch.as_tensor(strip).to(reference_tensor(generator))
+    with torch.no_grad(), arithmetic(), unmoved():
         classes = None if class_index < 0 else torch.full((len(z),), class_index, device=z.device)
-        made = images_of(generator, z, classes)
+        made = generate(generator, z, classes)
         changes = distance.squared_at(generator, z[len(z) // 2].expand_as(z), z, classes)
-    # far out along an axis a generator may leave [0, 1], or the numbers altogether: such pixels are drawn black
-    shown = made.nan_to_num(0, 0, 0).clamp(0, 1).float()
+    # Far out along an axis a generator may leave [0, 1] or return NaN; such pixels are drawn black.
+    shown = made.nan_to_num(0, 0, 0).clamp(0, 1).float().expand(-1, 3, -1, -1)
     return shown.permute(0, 2, 3, 1).cpu().numpy(), changes.double().cpu().numpy()
 
 
-def _refuse_other_weights(here: dict[str, str], recorded: dict[str, str]) -> None:
-    changed = sorted(name for name in {*here, *recorded} if here.get(name) != recorded.get(name))
-    if changed:
+def _refuse_other_inputs(here: Inputs, recorded: Inputs) -> None:
+    if changed := changes(recorded, here):
         raise PullbackError(f"{', '.join(changed)} on this machine is not what the sweep was computed with")
