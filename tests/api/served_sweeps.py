@@ -14,10 +14,11 @@ from pullback.api.app import Settings, create_app
 from pullback.api.backend import Submission
 from pullback.api.observe import Observer
 from pullback.api.server import listen, server_of, url_of
+from pullback.driving.sweep_state import SweepState, read_snapshot
 from pullback.errors import StoreError
-from pullback.store.repository import SweepStore, write_shard
+from pullback.store.repository import SweepStore
 from pullback.store.schema import QUARANTINED, Layout, Reason, ShardRecord
-from pullback.sweep.control import SweepState, see
+from pullback.store.shard_writing import write_shard
 
 LAYOUT = Layout(samples=10, latent_dim=6, components=4, shard_size=4)
 """Three shards, the last of 2 samples."""
@@ -53,7 +54,7 @@ class FakeBackend:
         self.states.setdefault(job.name, SweepState("submitted", job.name, planned=job.samples.count))
         return Submission(job.name, created)
 
-    def state(self, path, look=see):
+    def state(self, path, look=read_snapshot):
         if path.name not in self.states:
             raise StoreError(f"nothing is known of {path}")
         return self.states[path.name]

@@ -13,17 +13,21 @@ from served_sweeps import serving
 
 import pullback
 from pullback.analysis import analyze
-from pullback.analysis.kept import save_analysis
+from pullback.analysis.cache import save_analysis
 from pullback.api.backend import LocalBackend
 from pullback.api.client import ServiceError
-from pullback.api.problems import RequestError
+from pullback.api.problem_details import RequestError
+from pullback.driving import background
+from pullback.driving.control import read_record, write_record
+from pullback.driving.pool_protocol import serial_pool
+from pullback.driving.record import DriverRecord
+from pullback.driving.run import run_sweep
 from pullback.errors import SpecError, StoreError
 from pullback.spec import JobSpec
 from pullback.store.location import locate
 from pullback.store.opening import open_repository
 from pullback.store.reader import open_sweep
-from pullback.sweep import background
-from pullback.sweep.control import DriverRecord, read_record, write_record
+from pullback.sweep.plan import make_plan
 
 JOB = {
     "name": "mine",
@@ -118,13 +122,13 @@ def over_http(folder, job):
         save_analysis(kept, open_sweep(folder / "mine"))
         assert client.analysis("mine") == kept.to_json()
         first = [commit.id for commit in open_repository(locate(folder / "mine")).ancestry(branch="main")][-2]
-        with pytest.raises(ServiceError, match=f"no analysis of snapshot {first} is kept"):
+        with pytest.raises(ServiceError, match=first):
             client.analysis("mine", snapshot=first)
         report = client.report("mine")
         assert report.lstrip().startswith("<!")
-        assert kept.snapshot in report
+        assert kept.about.snapshot in report
         assert "pullback report mine" in report
-        assert client.submit(JOB) == {"id": "mine", "created": False}
+        assert client.submit(JOB) == {"id": "mine", "kind": "sweep", "created": False}
         assert client.wait("mine", timeout=0)["state"] == "done"
         with pytest.raises(ServiceError, match="another job has the name") as caught:
             client.submit({**JOB, "samples": {"count": 7}})
@@ -150,6 +154,19 @@ def test_a_job_whose_driver_cannot_begin_says_why_and_can_be_submitted_again(bac
     assert read_record(folder / "mine").pid != first.pid, "it was started again"
 
 
+def test_the_same_job_with_changed_files_is_refused_and_the_files_are_named(backend, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "served_model.py").write_text("from served_parts import linear as make\n")
+    (tmp_path / "served_parts.py").write_text("from toy_generators import linear\n")
+    job = job_of(tmp_path / "sweeps", generator={"name": "served_model:make"})
+    run_sweep(make_plan(job), serial_pool)
+    assert not backend.submit(job).created
+    (tmp_path / "served_parts.py").write_text("from toy_generators import smooth as linear\n")
+    with pytest.raises(StoreError, match=r"other versions of served_parts\.py"):
+        backend.submit(job)
+
+
 def test_nothing_is_known_of_what_was_never_submitted(backend, tmp_path):
     with pytest.raises(StoreError):
         backend.state(tmp_path / "nowhere")
@@ -171,7 +188,7 @@ def test_no_more_jobs_are_at_work_than_the_service_runs_at_once(backend, tmp_pat
     )
     write_record(folder / "f", gone)  # to a cluster that is no more
     few = LocalBackend(3, [sys.executable, "-c", "raise SystemExit('never')"])
-    with pytest.raises(RequestError, match="3 jobs are at work, as many as this service runs at once") as refused:
+    with pytest.raises(RequestError, match=r"^3 jobs") as refused:
         few.submit(job_of(folder))
     assert refused.value.status == 503
     assert read_record(folder / "mine") is None
@@ -188,13 +205,11 @@ def test_a_folder_that_cannot_be_written_to_is_told_without_advice_for_this_mach
     with pytest.raises(RequestError) as caught:
         backend.submit(job_of(tmp_path))
     assert caught.value.status == 503
-    assert str(caught.value) == (
-        "the service could not start a driver for mine (Read-only file system); nothing was changed. "
-        "Tell whoever runs the service"
-    )
+    assert "Read-only file system" in str(caught.value)
+    assert str(tmp_path) not in str(caught.value)
 
 
 def test_a_job_asks_for_no_more_workers_than_there_are_cores(backend, tmp_path):
-    with pytest.raises(SpecError, match=r"resources\.workers: this service computes with"):
+    with pytest.raises(SpecError, match=r"- resources\.workers: "):
         backend.submit(job_of(tmp_path, resources={"workers": 1000}))
     assert not (tmp_path / "mine").exists()

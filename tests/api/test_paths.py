@@ -8,8 +8,8 @@ import pytest
 from served_sweeps import LAYOUT, FakeBackend, commit, serving
 
 from pullback.api.paths import in_line, in_strings, without_paths
-from pullback.store.repository import create
-from pullback.sweep.control import SweepState
+from pullback.driving.sweep_state import SweepState
+from pullback.store.creation import create
 
 FOLDER = Path("/srv/our sweeps")
 

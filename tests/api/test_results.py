@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 import socket
 import zipfile
 from dataclasses import replace
@@ -15,15 +14,12 @@ import pytest
 import xarray as xr
 from served_sweeps import LAYOUT, commit, record_of, serving
 
-from pullback.analysis import analyze
-from pullback.analysis.kept import save_analysis
-from pullback.api import answers, tables
+from pullback.api import tables
 from pullback.api.backend import LocalBackend
-from pullback.api.jobs import read_job
-from pullback.store.derived import derived_names, remove_derived
+from pullback.driving.control import write_record
+from pullback.driving.record import DriverRecord
+from pullback.store.creation import create
 from pullback.store.reader import open_sweep
-from pullback.store.repository import create
-from pullback.sweep.control import DriverRecord, write_record
 
 GOOD = [0, 2, 3, 8, 9]
 EIGENVALUES = np.concatenate([record_of(0).eigenvalue[[0, 2, 3]], record_of(2).eigenvalue])
@@ -61,7 +57,8 @@ def test_a_sweep_says_what_it_is(ask, folder):
 def test_a_damaged_sweep_does_not_hide_the_others(tmp_path):
     for name in ("a", "b"):
         create(tmp_path / name, LAYOUT, {"name": name})
-    (tmp_path / "a" / "config.yaml").write_text("not: [a config")
+    for snapshot in (tmp_path / "a" / "snapshots").iterdir():
+        snapshot.write_bytes(b"")
     with serving(tmp_path, LocalBackend()) as (url, _):
         damaged, whole = httpx.get(f"{url}/v1/sweeps", trust_env=False).json()["sweeps"]
     assert damaged["id"] == "a"
@@ -84,10 +81,8 @@ def test_what_was_submitted_and_has_no_results_yet_is_listed_and_told_as_such(tm
         ours = ask.get("/v1/sweeps/a/status").json()
     assert submitted == {"id": "a", "state": "submitted", "planned": 7, "message": ""}
     assert made["id"] == "b"
-    assert (unread.status_code, unread.json()["error"]) == (
-        404,
-        "a has no results yet; GET /v1/sweeps/a/status says how it is",
-    )
+    assert unread.status_code == 404
+    assert "GET /v1/sweeps/a/status" in unread.json()["error"]
     assert "there is no sweep c" in absent.json()["error"]
     assert ours["state"] == "submitted"
 
@@ -127,7 +122,7 @@ def test_spectra_as_zarr_open_with_xarray(ask, tmp_path):
     assert first.content == second.content
     with zipfile.ZipFile(io.BytesIO(first.content)) as archive:
         archive.extractall(tmp_path)
-    dataset = xr.open_zarr(tmp_path, consolidated=False, chunks=None).load()
+    dataset = xr.open_zarr(tmp_path, chunks=None).load()
     assert dataset.sample.values.tolist() == GOOD
     assert dataset.eigenvalue.dims == ("sample", "component")
     np.testing.assert_array_equal(dataset.eigenvalue.values, EIGENVALUES)
@@ -206,7 +201,7 @@ def test_eigenvectors_come_in_every_format(ask, form):
     assert answer.headers["Content-Disposition"].startswith('attachment; filename="mine.')
 
 
-@pytest.mark.parametrize(("sample", "why"), [(1, "quarantined"), (5, "not computed yet"), (10, "no sample 10")])
+@pytest.mark.parametrize(("sample", "why"), [(1, "quarantined"), (5, "pending"), (10, "no sample 10")])
 def test_a_sample_without_good_eigenvectors_says_why(ask, sample, why):
     answer = ask.get("/v1/sweeps/mine/eigenvectors", params={"sample": sample})
     assert answer.status_code == 404
@@ -281,7 +276,7 @@ def test_damaged_data_are_an_error_that_names_no_path_and_no_code(tmp_path):
         create(tmp_path / "other", LAYOUT, {"name": "other"})  # a service that has nothing open yet
     with serving(tmp_path) as (url, _):
         answer = httpx.get(f"{url}/v1/sweeps/mine/spectra", trust_env=False)
-    assert answer.status_code == 500
+    assert answer.status_code == 409
     assert "damaged or missing" in answer.json()["error"]
     assert str(tmp_path) not in answer.text
     assert "Traceback" not in answer.text
@@ -314,93 +309,6 @@ def test_the_report_that_is_kept_is_served_only_at_its_own_snapshot(ask, folder)
         assert ask.get("/v1/sweeps/mine/report").status_code == 404
     finally:
         kept.unlink()
-
-
-def test_health_and_the_description_of_the_routes_need_no_sweep(ask):
-    assert ask.get("/healthz").json() == {"status": "ok"}
-    paths = ask.get("/openapi.json").json()["paths"]
-    assert {"/v1/sweeps", "/v1/sweeps/{id}/spectra", "/v1/sweeps/{id}/cancel"} <= set(paths)
-
-
-def test_the_description_says_how_failures_are_answered(ask):
-    described = ask.get("/openapi.json").json()
-    failed = described["components"]["schemas"]["ErrorAnswer"]["properties"]
-    for methods in described["paths"].values():
-        for operation in methods.values():
-            assert {code for code in operation["responses"] if code >= "4"} == {"4XX", "5XX"}
-    answer = ask.get("/v1/sweeps/mine/spectra", params={"limit": "x"})
-    assert (answer.status_code, set(answer.json())) == (422, set(failed))
-
-
-ROUTES = {
-    "/healthz": "/healthz",
-    "/metrics": "/metrics",
-    "/v1/sweeps": "/v1/sweeps",
-    "/v1/sweeps/{id}": "/v1/sweeps/mine",
-    "/v1/sweeps/{id}/snapshots": "/v1/sweeps/mine/snapshots",
-    "/v1/sweeps/{id}/status": "/v1/sweeps/mine/status",
-    "/v1/sweeps/{id}/events": "/v1/sweeps/mine/events",
-    "/v1/sweeps/{id}/spectra": "/v1/sweeps/mine/spectra?quarantined=true",
-    "/v1/sweeps/{id}/eigenvectors": "/v1/sweeps/mine/eigenvectors?sample=1&quarantined=true",
-    "/v1/sweeps/{id}/analysis": "/v1/sweeps/mine/analysis",
-    "/v1/sweeps/{id}/report": "/v1/sweeps/mine/report",
-}
-
-
-@pytest.fixture
-def analysed(folder):
-    """The sweep `mine` with an analysis and a report, for a test."""
-    sweep, report = open_sweep(folder / "mine"), folder / "mine.report.html"
-    save_analysis(analyze(sweep), sweep)
-    report.write_text(f"<p>{sweep.snapshot}</p>")
-    yield
-    report.unlink()
-    for name in derived_names(folder / "mine"):
-        remove_derived(folder / "mine", name)
-
-
-def test_answers_are_what_the_description_says(ask, analysed):
-    described = ask.get("/openapi.json").json()
-    reading = {path: methods["get"] for path, methods in described["paths"].items() if "get" in methods}
-    assert reading.keys() == ROUTES.keys()
-    for path, asked in ROUTES.items():
-        answer, said = ask.get(asked), reading[path]["responses"]["200"]
-        media = answer.headers["Content-Type"]
-        assert answer.status_code == 200, (path, answer.text)
-        assert media in said["content"], path
-        assert said.get("headers", {}).keys() >= {
-            name for name in ("ETag", "Pullback-Snapshot", "Pullback-Next-Offset") if name in answer.headers
-        }, path
-        assert ("ETag" in answer.headers) is ("304" in reading[path]["responses"]), path
-        if media == "application/json":
-            schema = said["content"][media]["schema"]["$ref"].rpartition("/")[2]
-            getattr(answers, schema).model_validate_json(answer.content)
-    for path, model in (("cancel", answers.Cancelled), ("analysis", answers.AnalysisAsked)):
-        answer, said = ask.post(f"/v1/sweeps/mine/{path}"), described["paths"][f"/v1/sweeps/{{id}}/{path}"]["post"]
-        assert (
-            f"/{model.__name__}"
-            in said["responses"][str(answer.status_code)]["content"]["application/json"]["schema"]["$ref"]
-        )
-        model.model_validate_json(answer.content)
-    for form in ("npy", "arrow", "zarr"):
-        media = ask.get("/v1/sweeps/mine/spectra", params={"format": form}).headers["Content-Type"]
-        assert media in reading["/v1/sweeps/{id}/spectra"]["responses"]["200"]["content"]
-
-
-def test_the_job_that_the_description_shows_is_one(ask):
-    described = ask.get("/openapi.json").json()["paths"]["/v1/sweeps"]["post"]["requestBody"]["content"]
-    job = read_job(json.dumps(described["application/json"]["example"]).encode(), "application/json")
-    assert job.name == "faces"
-
-
-def test_the_page_of_the_routes_needs_no_other_host(ask):
-    page = ask.get("/docs")
-    assert page.status_code == 200
-    assert "://" not in page.text
-    sources = re.findall(r'(?:src|href)="([^"]+)"', page.text)
-    assert any(source.endswith(".js") for source in sources)
-    for source in sources:
-        assert ask.get(source).status_code == 200
 
 
 def test_the_metrics_count_requests_by_route(ask):

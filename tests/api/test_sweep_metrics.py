@@ -14,9 +14,11 @@ from pullback.api.backend import LocalBackend
 from pullback.api.catalog import Catalog
 from pullback.api.sweep_metrics import SweepCollector
 from pullback.api.tokens import TokenFile, add_token
-from pullback.store.repository import create
-from pullback.sweep.beside import beside
-from pullback.sweep.control import DriverRecord, state_of, write_record
+from pullback.driving.control import write_record
+from pullback.driving.record import DriverRecord
+from pullback.driving.sidecar_files import sidecar_path
+from pullback.driving.sweep_state import sweep_state
+from pullback.store.creation import create
 
 
 def at_work(**facts) -> DriverRecord:
@@ -105,7 +107,7 @@ def test_a_run_that_ended_has_no_rate_and_its_last_samples_are_counted(folder):
 
 
 def test_a_record_that_somebody_spoiled_is_none(folder):
-    beside(folder / "half", "driver").write_text(
+    sidecar_path(folder / "half", "driver").write_text(
         '{"life": "running", "samples_per_second": "fast", "shards": [1], "host": "elsewhere", "pid": 1}'
     )
     found = numbers(SweepCollector(Catalog(folder)).collect())
@@ -117,7 +119,7 @@ def test_a_record_that_somebody_spoiled_is_none(folder):
 def test_a_store_that_nobody_works_on_is_read_once_a_minute(folder):
     now, read = [0.0], []
     collector = SweepCollector(
-        Catalog(folder), lambda place, look: read.append(place.name) or state_of(place, look), lambda: now[0]
+        Catalog(folder), lambda place, look: read.append(place.name) or sweep_state(place, look), lambda: now[0]
     )
     numbers(collector.collect())
     assert sorted(read) == ["bad", "damaged", "done", "half"]
@@ -141,7 +143,7 @@ def test_many_sweeps_take_no_longer_than_a_scrape_may_and_all_are_read_in_the_en
 
     def slowly(place, look):
         now[0] += 1.0
-        return state_of(place, look)
+        return sweep_state(place, look)
 
     collector, most = SweepCollector(Catalog(tmp_path), slowly, lambda: now[0]), 0.0
     unread = [10.0]

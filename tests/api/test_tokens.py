@@ -33,7 +33,7 @@ def test_a_file_that_others_may_open_is_refused(tmp_path, mode):
     add_token(file, "anna", "read")
     file.chmod(mode)
     for act in (lambda: TokenFile(file), lambda: add_token(file, "bo", "read"), lambda: remove_token(file, "anna")):
-        with pytest.raises(PullbackError, match=r"open to others than its owner.*chmod 600"):
+        with pytest.raises(PullbackError, match=r"chmod 600"):
             act()
     assert "bo" not in file.read_text()
 
@@ -47,7 +47,7 @@ def test_a_name_that_would_confuse_a_log_is_refused(tmp_path, name):
 
 def test_a_name_is_given_once(tmp_path):
     token = add_token(tmp_path / "tokens.json", "anna", "read")
-    with pytest.raises(PullbackError, match="has a token named anna already"):
+    with pytest.raises(PullbackError, match="has a token named anna"):
         add_token(tmp_path / "tokens.json", "anna", "submit")
     assert TokenFile(tmp_path / "tokens.json").find(token.encode()).scope == "read"
 
@@ -109,5 +109,5 @@ def test_every_entry_is_compared_whichever_is_right(tmp_path, monkeypatch):
 
 
 def test_a_folder_in_place_of_the_file_is_an_error_that_says_what_to_do(tmp_path):
-    with pytest.raises(PullbackError, match=r"it is a folder\. Nobody is let in\. Make it with: pullback tokens add"):
+    with pytest.raises(PullbackError, match=r"it is a folder\. .*pullback tokens add"):
         TokenFile(tmp_path)

@@ -1,6 +1,11 @@
 """The HTTP service over a folder of sweeps, and its client.
 
-`server` runs it, `app` puts it together, `guard` stands before every route, `routes` and `service` answer, as `answers`
-describes. `catalog` finds and opens sweeps, `tables` encodes arrays, `analyses` has analyses made, `jobs` reads what is
-submitted and `backend` runs it. Reads need a store only; no cluster.
+- `server` runs the service, `app` assembles it, and `guard` checks every request before it reaches a route.
+- `routes` and `result_jobs` define the routes. `answers` and `documents` are the models of the answers, `tables`
+encodes
+  numbers, and `openapi` describes the rest.
+- `catalog` finds and opens sweeps, `job_requests` reads submitted jobs, `backend` runs them, and `analyses` computes
+  analyses.
+
+Reading needs only the store, no cluster.
 """

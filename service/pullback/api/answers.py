@@ -1,62 +1,39 @@
-"""What answers hold, for OpenAPI: the schema of each, its formats, its headers. They describe; the routes answer."""
+"""What the HTTP service answers: models that serialise themselves, and from which OpenAPI is made.
 
-from collections.abc import Mapping
-from typing import Any, Literal
+Tables of numbers are encoded by `tables`, which is faster; `Spectra` and `Eigenvectors` describe their JSON form.
+"""
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pullback.api.tables import MEDIA
+from pydantic import ConfigDict, Field
 
-State = Literal["submitted", "starting", "running", "cancelling", "cancelled", "done", "failed", "stopped"]
+from pullback.api.documents import Document, SweepDetails, SweepSummary, ZeroMetrics, stored_object
+from pullback.driving.record import DriverRecord
+from pullback.driving.states import ACTIVE, State
+from pullback.driving.sweep_state import SweepState
+
+if TYPE_CHECKING:
+    from pullback.store.reader import Sweep
+
 Number = float | None
-"""Null for what is not finite."""
+"""Null if it is not finite."""
 
 
-class _Answer(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class Health(_Answer):
-    """The service answers."""
+class Health(Document):
+    """The service is alive."""
 
     status: Literal["ok"]
 
 
-class Samples(_Answer):
-    """How many are in which state."""
-
-    planned: int
-    good: int
-    quarantined: int
-    pending: int
-
-
-class Sweep(_Answer):
-    """A sweep at a snapshot."""
-
-    id: str
-    name: str
-    snapshot: str
-    samples: Samples
-    latent_dim: int = Field(description="n, the size of a latent code")
-    components: int = Field(description="eigenpairs that are kept of each sample")
-    shard_size: int
-    sweep_id: str | None = Field(description="what is computed, hashed")
-    generator: str | None
-    distance: str | None
-    method: str | None
-    spec: dict[str, Any] | None = Field(description="what is computed, as in its job")
-    created: str | None = Field(description="when, ISO 8601")
-
-
-class ListedSweep(Sweep):
+class ListedSweep(SweepSummary):
     """A sweep in a list."""
 
+    id: str
     state: State
 
 
-class Submission(_Answer):
-    """What was submitted and has no results yet."""
+class ListedSubmission(Document):
+    """A submitted job without results."""
 
     id: str
     state: State
@@ -64,51 +41,115 @@ class Submission(_Answer):
     message: str
 
 
-class Unread(_Answer):
-    """What cannot be read."""
+class UnreadableSweep(Document):
+    """A sweep that cannot be read."""
 
     id: str
     error: str
 
 
-class Page(_Answer):
-    """Some of the sweeps, by id."""
+class Page(Document):
+    """Some of the sweeps, sorted by id."""
 
-    sweeps: list[ListedSweep | Submission | Unread]
-    next: str | None = Field(description="`after` of the next page; null on the last")
+    sweeps: list[ListedSweep | ListedSubmission | UnreadableSweep]
+    next: str | None = Field(description="`after` of the next page; null on the last page")
 
 
-class SweepDetails(Sweep):
-    """All that is known of a sweep at a snapshot."""
+class ServedSweep(SweepDetails):
+    """A sweep at a snapshot, with everything that is stored about its origin."""
 
-    quarantine_reasons: dict[str, int]
+    id: str
     provenance: dict[str, Any]
 
+    @classmethod
+    def read(cls, sweep: "Sweep") -> dict[str, Any]:
+        """Return the fields that come from the store."""
+        return {**super().read(sweep), "provenance": stored_object(sweep.provenance)}
 
-class Submitted(_Answer):
-    """A job was taken."""
+
+class Submitted(Document):
+    """A job was accepted."""
 
     id: str
     created: bool = Field(description="whether the sweep is new")
 
 
-class Snapshot(_Answer):
-    """One that `snapshot` takes."""
+class JobSubmitted(Document):
+    """A job was accepted."""
+
+    id: str = Field(description="of the job; the job of a sweep has the id of the sweep")
+    kind: str = Field(description="sweep, analysis or application")
+    created: bool = Field(description="whether the job is new")
+
+
+class JobResult(Document):
+    """One result that a job computes."""
+
+    name: str = Field(description="the statistic or the application")
+    options: dict[str, Any]
+    finished: bool
+
+
+class JobDetails(Document):
+    """An analysis or an application."""
 
     id: str
-    written: str = Field(description="when, ISO 8601")
+    kind: str = Field(description="analysis or application")
+    name: str
+    sweep: str | None = Field(description="the id of its sweep; null if it has none")
+    snapshot: str = Field(description="the sweep's snapshot; empty if it has none")
+    further: list[str] = Field([], description="the ids of the further sweeps that an analysis compares")
+    results: list[JobResult]
+
+
+class ListedJob(Document):
+    """An analysis or an application in a list."""
+
+    id: str
+    state: State
+    planned: int = Field(description="number of its results")
+    good: int = Field(description="number of its finished results")
     message: str
 
 
-class Snapshots(_Answer):
-    """The last ones of a sweep, the newest first."""
+class UnreadableJob(Document):
+    """A job in a list that cannot be read."""
+
+    id: str
+    error: str
+
+
+class JobList(Document):
+    """The analyses and applications that were ever submitted or run."""
+
+    jobs: list[ListedJob | UnreadableJob]
+
+
+class JobResults(Document):
+    """The finished results of a job."""
+
+    id: str
+    snapshot: str = Field(description="of the sweep; empty if the job has none")
+    results: dict[str, dict[str, Any]] = Field(description="by the name of the statistic or application")
+
+
+class Snapshot(Document):
+    """One snapshot: a value for the parameter `snapshot`."""
+
+    id: str
+    written: str = Field(description="time of the commit, ISO 8601")
+    message: str
+
+
+class Snapshots(Document):
+    """The last snapshots of a sweep, the newest first."""
 
     id: str
     snapshots: list[Snapshot]
 
 
-class Status(_Answer):
-    """Where a sweep is now."""
+class Status(Document):
+    """The present state of a sweep."""
 
     id: str
     state: State
@@ -116,34 +157,50 @@ class Status(_Answer):
     good: int
     quarantined: int
     pending: int
-    message: str = Field(description="what to know besides; mostly empty")
-    snapshot: str = Field(description="empty before there is one")
-    updated: float = Field(description="when its driver told last, seconds since 1970")
-    shards: dict[str, int] = Field(description="how many are in each state, while somebody is at work")
-    workers: dict[str, int] = Field(description="likewise")
+    message: str = Field(description="further information; mostly empty")
+    snapshot: str = Field(description="the last snapshot; empty if there is none yet")
+    updated: float = Field(description="time of the driver's last report, seconds since 1970")
+    shards: dict[str, int] = Field(description="number of shards by state, while a driver is running")
+    workers: dict[str, int] = Field(description="number of workers by state, while a driver is running")
     samples_per_second: float
 
+    @classmethod
+    def of(cls, id: str, found: SweepState, message: str) -> Self:
+        """Describe a sweep's state; `message` takes the place of its own."""
+        known = found.driver or DriverRecord("submitted")
+        driver = known if found.state in ACTIVE else DriverRecord("submitted")  # an ended driver has no rate
+        return cls(
+            id=id,
+            state=found.state,
+            **{name: getattr(found, name) for name in ("planned", "good", "quarantined", "pending", "snapshot")},
+            message=message,
+            updated=known.updated,
+            shards=dict(driver.shards),
+            workers=dict(driver.workers),
+            samples_per_second=driver.samples_per_second,
+        )
 
-class Cancelled(_Answer):
-    """What became of the wish to cancel."""
+
+class Cancelled(Document):
+    """The answer to a cancel request."""
 
     id: str
-    cancelling: bool = Field(description="whether anybody worked on it")
+    cancelling: bool = Field(description="whether a driver was running, which is asked to stop")
 
 
-class Spectra(_Answer):
+class Spectra(Document):
     """Eigenvalues; an entry of each column is a sample."""
 
     id: str
     snapshot: str
     units: str
-    components: list[int] = Field(description="from, and up to but not with")
+    components: list[int] = Field(description="first component, and the one after the last")
     sample: list[int]
     status: list[int] = Field([], description="with `quarantined`: 1 good, 2 quarantined")
     eigenvalue: list[list[Number]] = Field(description="[samples, components], each row descending")
 
 
-class Eigenvectors(_Answer):
+class Eigenvectors(Document):
     """Eigenpairs of one sample; an entry of each column is a component."""
 
     id: str
@@ -157,60 +214,70 @@ class Eigenvectors(_Answer):
     eigenvector: list[list[Number]] = Field(description="[components, latent size]")
 
 
-class Analysis(_Answer):
-    """As `pullback analyze --json`."""
+class Analysis(Document):
+    """The analysis of a snapshot, as `pullback analyze --json` prints it: an entry for each statistic by its name."""
+
+    model_config = ConfigDict(extra="allow")
 
     name: str
     snapshot: str
     samples: int
-    anisotropy: dict[str, Any]
-    homogeneity: dict[str, Any]
-    mean_metric: dict[str, Any]
-    certificate: dict[str, Any]
-    bootstrap: dict[str, int]
+    anisotropy: dict[str, Any] | None = Field(
+        None,
+        description="of the `ranks` that are kept; where these do not decide a count, `needed` is null, and the count "
+        "lies between `at_least` and `at_most` (null: unknown)",
+    )
+    homogeneity: dict[str, Any] | None = Field(None, description="of the `ranks` that are kept")
+    mean_metric: dict[str, Any] | None = Field(
+        None, description="`of` the whole metrics, or of the kept part, which has `trace_share` of the whole trace"
+    )
+    certificate: dict[str, Any] | None = Field(None, description="largest value and median of each relative error")
+    bootstrap: dict[str, int] = Field(description="draws and seed of the first statistic that has both")
+    zero_metrics: ZeroMetrics
+    options: dict[str, dict[str, Any]] = Field(description="the options of each statistic")
 
 
-class AnalysisAsked(_Answer):
-    """What became of the wish for an analysis."""
+class Statistic(Document):
+    """A statistic that can be asked for."""
+
+    name: str
+    summary: str
+    options: dict[str, Any] = Field(description="the JSON schema of its options")
+
+
+class Statistics(Document):
+    """The statistics that can be asked for."""
+
+    statistics: list[Statistic]
+
+
+class StatisticTable(Document):
+    """Rows for people."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+class StatisticResult(Document):
+    """The result of one statistic at a snapshot."""
+
+    statistic: str
+    name: str = Field(description="the sweep's name")
+    snapshot: str
+    samples: int
+    further: list[dict[str, Any]] = Field([], description="name, snapshot and samples of the further sweeps")
+    options: dict[str, Any]
+    result: dict[str, Any]
+    tables: list[StatisticTable]
+    sentences: list[str]
+    cautions: list[str]
+
+
+class AnalysisRequested(Document):
+    """The answer to a request for an analysis."""
 
     id: str
     snapshot: str
+    further: list[str] = Field([], description="the further sweeps that are compared, each as `ID@SNAPSHOT`")
     state: Literal["done", "running"]
-
-
-Described = dict[int | str, dict[str, Any]]
-"""What FastAPI takes for `responses`."""
-
-_HEADERS = {
-    "ETag": "Send it as `If-None-Match` to be told (304) that nothing changed.",
-    "Pullback-Snapshot": "The snapshot that the answer is of; pass it as `snapshot` for the same answer again.",
-    "Pullback-Next-Offset": "The `offset` of the next page of events.",
-    "Location": "Where to ask how it is, or for what was made.",
-}
-
-
-def _with(*headers: str) -> dict[str, Any]:
-    return {"headers": {name: {"schema": {"type": "string"}, "description": _HEADERS[name]} for name in headers}}
-
-
-def reading(*headers: str, **content: dict[str, Any]) -> Described:
-    """The answer to a GET that has an ETag; `content` describes other formats than JSON by their keys in `MEDIA`."""
-    kinds = {"content": {_MEDIA[form]: described for form, described in content.items()}} if content else {}
-    known = {"description": "Nothing changed since the answer whose ETag was sent."}
-    return {200: {**_with("ETag", *headers), **kinds}, 304: known}
-
-
-def making(status: int, model: type[BaseModel], description: str, *headers: str) -> Described:
-    """The answers to a POST: 200 where there is nothing to do, and another."""
-    return {200: _with(*headers), status: {"model": model, "description": description, **_with(*headers)}}
-
-
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
-_MEDIA: Mapping[str, str] = {
-    **{str(form): media for form, media in MEDIA.items()},
-    "ndjson": "application/x-ndjson",
-    "events": "text/event-stream",
-    "html": "text/html; charset=utf-8",
-}
-NUMBERS = reading("Pullback-Snapshot", npy=_BINARY, arrow=_BINARY, zarr=_BINARY)
-TEXT = {"schema": {"type": "string"}}

@@ -1,9 +1,10 @@
-"""The service put together: settings, routes, limits, and the guard around all of it.
+"""Assembles the service: settings, routes, limits, and the guard around them.
 
-Every answer about results is of one snapshot, which it names in the header `Pullback-Snapshot`; the same request with
-that snapshot gives the same answer for ever; an analysis is made once of a snapshot and kept.
+Every answer about results belongs to one snapshot, named in the header `Pullback-Snapshot`. The same request with that
+snapshot always gives the same answer. An analysis is computed once a snapshot and cached.
 """
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,43 +21,48 @@ from pullback.api.backend import Backend, LocalBackend
 from pullback.api.catalog import Catalog
 from pullback.api.guard import Guard
 from pullback.api.limits import Threads
+from pullback.api.login import login_routes
 from pullback.api.observe import Observer
-from pullback.api.problems import ERRORS, answer_errors
-from pullback.api.routes import routes
+from pullback.api.problem_details import ERRORS, answer_errors
+from pullback.api.routes import health_route, routes
 from pullback.api.service import Service
+from pullback.api.sessions import Sessions
 from pullback.api.sweep_metrics import SweepCollector
 from pullback.api.tokens import TokenFile
-from pullback.yaml_reader import MAX_BYTES
+from pullback.errors import PullbackError
+from pullback.spec.yaml_reader import MAX_BYTES
 
-_DESCRIPTION = """Sweeps of metrics of image generators: submit them, follow them, read what they found.
+_DESCRIPTION = """Sweeps of metrics of image generators: submit jobs, follow them, and read their results.
 
-Results are read at a snapshot. An answer names its own in the header `Pullback-Snapshot`; pass it as `snapshot` to
-get the same answer for ever (a report gains its images when it is drawn). The analysis of a snapshot is made when it is
+Results are read at a snapshot. The header `Pullback-Snapshot` names it; pass it as `snapshot` to get the same answer
+again (a report gains its images when it is drawn). The analysis of a snapshot is made when it is
 asked for (POST), once, and kept."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a service behaves."""
+    """Settings of a service."""
 
     allow_code: bool = False
-    """Let jobs name code and files of this machine."""
+    """Whether jobs may name code and files of this machine."""
     read_seconds: float = 30.0
-    """What takes longer is given up."""
+    """Longest time of a request."""
     threads: int = 4
-    """How many requests are worked on at once; a read is mostly Python, so more would not be faster."""
+    """Requests that are computed at once. Reading is mostly Python, so more would not be faster."""
     waiting: int = 60
-    """How many more may wait."""
+    """Further requests that may wait."""
     analyses: int = 1
-    """How many analyses may be in the making at once."""
+    """Analyses that are computed at once."""
     followers: int = 32
-    """How many streams of events may be open at once."""
+    """Streams of events that may be open at once."""
     body_bytes: int = MAX_BYTES
-    """The longest body: a job's."""
+    """Largest body of a request: that of a job."""
     body_seconds: float = 10.0
-    """How long a body may take to come."""
+    """Longest time to receive a body."""
     poll_seconds: float = 0.5
-    """How often a stream of events looks for more."""
+    """Interval at which a stream of events looks for new ones."""
+    root_path: str = ""
+    """The path under which a proxy serves this service, such as `/pullback`; see `root_path_of`."""
 
 
 def create_app(
@@ -66,13 +72,13 @@ def create_app(
     observer: Observer | None = None,
     settings: Settings | None = None,
 ) -> FastAPI:
-    """The service over the sweeps directly inside a folder.
+    """Create the service over the sweeps directly inside a folder.
 
     Args:
-        folder: it need not exist yet.
-        backend: what runs jobs; by default, processes on this machine.
-        tokens: who is let in; None serves this machine only.
-        observer: where requests are written down; by default, standard error.
+        folder: need not exist.
+        backend: runs jobs; by default, in processes on this machine.
+        tokens: valid tokens; None serves this machine only.
+        observer: records requests; by default, on standard error.
         settings: limits.
     """
     settings = settings or Settings()
@@ -81,6 +87,7 @@ def create_app(
     backend = backend or LocalBackend()
     observer.watch(SweepCollector(catalog, backend.state))
     analyses = Analyses(settings.analyses)
+    sessions = None if tokens is None else Sessions(tokens)
     threads = Threads(settings.threads, settings.waiting, settings.read_seconds)
 
     @asynccontextmanager
@@ -89,7 +96,7 @@ def create_app(
         threads.close()
         analyses.close()
 
-    app = FastAPIOffline(  # /docs with its own scripts: a cluster often sees no other host
+    app = FastAPIOffline(  # serves the scripts of /docs itself, because clusters often have no internet
         title="Pullback",
         version=pullback.__version__,
         description=_DESCRIPTION,
@@ -99,7 +106,8 @@ def create_app(
         middleware=[
             Middleware(
                 Guard,
-                tokens=tokens,
+                sessions=sessions,
+                root_path=settings.root_path,
                 observer=observer,
                 body_bytes=settings.body_bytes,
                 body_seconds=settings.body_seconds,
@@ -117,9 +125,27 @@ def create_app(
         followers=settings.followers,
         poll_seconds=settings.poll_seconds,
     )
-    # the guard decides; this is what OpenAPI says of it
+    app.include_router(health_route(), responses=ERRORS)
+    # the guard checks tokens; this describes them in OpenAPI
     scheme = HTTPBearer(auto_error=False, description="A token of `pullback tokens add`.")
     app.include_router(
         routes(app.state.service), responses=ERRORS, dependencies=[Security(scheme)] if tokens is not None else []
     )
+    if sessions is not None:
+        app.include_router(login_routes(sessions))
     return app
+
+
+def root_path_of(text: str) -> str:
+    """Normalise a root path: empty, or with a leading slash and without a trailing one.
+
+    Raises:
+        PullbackError: it is not a path.
+    """
+    path = f"/{text.strip('/')}" if text.strip("/") else ""
+    if not re.fullmatch(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*", path):
+        raise PullbackError(
+            f"{text!r} cannot be a root path; the service was not started. "
+            "Use letters, digits, '_', '~', '.' and '-' between slashes, such as /pullback"
+        )
+    return path

@@ -1,4 +1,4 @@
-"""The service's client: the same verbs in Python. Needs httpx and numpy, nothing of what computes."""
+"""The client of the HTTP service. Needs httpx and numpy, but none of the libraries that compute."""
 
 import io
 import json
@@ -14,19 +14,19 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 
+from pullback.driving.states import ACTIVE
 from pullback.errors import PullbackError
 
 _SECONDS = 60.0
-_ACTIVE = {"submitted", "starting", "running", "cancelling"}
 
 
 class ServiceError(PullbackError):
     """The service refuses, fails, or cannot be reached.
 
     Attributes:
-        status: of its answer; None where there was none.
-        problems: what is wrong with a job or a parameter, one sentence each.
-        again: whether the same request may be answered in a moment.
+        status: HTTP status of its answer; None if there was no answer.
+        problems: mistakes in a job or a parameter, one sentence each.
+        again: whether the same request may succeed in a moment.
     """
 
     def __init__(
@@ -42,27 +42,25 @@ class ServiceError(PullbackError):
 class Client:
     """A service of `pullback serve`.
 
-    Every method raises ServiceError where the service refuses, fails or cannot be reached.
+    Every method raises ServiceError if the service refuses, fails or cannot be reached.
 
     Args:
         url: such as `http://127.0.0.1:8000`.
-        token: of `pullback tokens add`, where the service needs one.
-        timeout: seconds to wait for an answer to begin.
+        token: from `pullback tokens add`, if the service needs one.
+        timeout: seconds to wait for the beginning of an answer.
     """
 
     def __init__(self, url: str, token: str | None = None, timeout: float = _SECONDS) -> None:
         self.url = url.rstrip("/")
-        token = token if token is None else token.strip()  # read from a file, it has a line's end
+        token = token if token is None else token.strip()  # a token read from a file ends with a newline
         if token is not None and not (token.isascii() and token.isprintable() and token):
-            raise ServiceError(
-                "the token has characters that no token has; take it as `pullback tokens add` printed it"
-            )
+            raise ServiceError("the token has impossible characters; use it as `pullback tokens add` printed it")
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         try:
-            # never through a proxy that the environment names: it would see the token
+            # never through a proxy of the environment, which would see the token
             self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout, trust_env=False)
         except httpx.InvalidURL as error:
-            raise ServiceError(f"{url!r} is no address of a service: {error}") from error
+            raise ServiceError(f"{url!r} is not the address of a service: {error}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -77,16 +75,16 @@ class Client:
         self._http.close()
 
     def submit(self, job: Path | str | Mapping[str, Any]) -> dict[str, Any]:
-        """Submit a job; the same job again goes on with its sweep.
+        """Submit a job of any kind. The same job again attaches to it, or continues it if it has stopped.
 
         Args:
             job: the path of its YAML file, its YAML as text of several lines, or its content.
 
         Returns:
-            `id` of the sweep, and whether it was `created`.
+            `id` of the job (for a sweep, of the sweep), its `kind`, and whether it was `created`.
 
         Raises:
-            ServiceError: also where the file cannot be read; what is wrong in the job is in its `problems`.
+            ServiceError: also if the file cannot be read; `problems` lists the mistakes in the job.
         """
         if isinstance(job, Mapping):
             content, kind = json.dumps(job).encode(), "application/json"
@@ -97,10 +95,10 @@ class Client:
                 content, kind = Path(job).read_bytes(), "application/yaml"
             except OSError as error:
                 raise ServiceError(f"the job {job} cannot be read: {error.strerror}; nothing was submitted") from error
-        return self._json("POST", "/v1/sweeps", content=content, headers={"Content-Type": kind})
+        return self._json("POST", "/v1/jobs", content=content, headers={"Content-Type": kind})
 
     def list(self) -> "list[dict[str, Any]]":
-        """Every sweep."""
+        """List every sweep."""
         sweeps: list[dict[str, Any]] = []
         after: str | None = ""
         while after is not None:
@@ -109,32 +107,45 @@ class Client:
             after = page["next"]
         return sweeps
 
+    def jobs(self) -> Sequence[dict[str, Any]]:
+        """Return the analyses and applications, with the state of each; `list` returns the sweeps."""
+        return tuple(self._json("GET", "/v1/jobs")["jobs"])
+
+    def results(self, id: str) -> dict[str, dict[str, Any]]:
+        """Return the finished results of an analysis or an application, by the statistic's or application's name.
+
+        Raises:
+            ServiceError: also if there are no results yet; `wait` waits for them.
+        """
+        results: dict[str, dict[str, Any]] = self._json("GET", _job_path(id, "results"))["results"]
+        return results
+
     def show(self, id: str, snapshot: str | None = None) -> dict[str, Any]:
-        """What a sweep is, and what made it."""
+        """Describe a sweep: its progress, and what it was computed from."""
         return self._json("GET", _path(id), params=_given(snapshot=snapshot))
 
     def snapshots(self, id: str, limit: int = 100) -> Sequence[dict[str, Any]]:
-        """A sweep's last snapshots, the newest first: `id`, `written` and `message` of each."""
+        """List a sweep's last snapshots, the newest first: `id`, `written` and `message` of each."""
         content = self._json("GET", _path(id, "snapshots"), params={"limit": str(limit)})
         return tuple(content["snapshots"])
 
     def status(self, id: str) -> dict[str, Any]:
-        """Where a sweep is: `state`, `planned`, `good`, `quarantined`, `pending`, `message` and more."""
-        return self._json("GET", _path(id, "status"))
+        """Return a job's state: `state`, `planned`, `good`, `quarantined`, `pending`, `message` and more."""
+        return self._json("GET", _job_path(id, "status"))
 
     def events(self, id: str, follow: bool = False) -> Iterator[dict[str, Any]]:
-        """What happened to a sweep, one event after the other.
+        """Yield the events of a sweep.
 
         Args:
             id: the sweep's.
-            follow: go on as events come, until nobody works on the sweep any more.
+            follow: wait for further events until no driver is running.
         """
         if follow:
             yield from self._follow(id)
             return
         offset = "0"
         while True:
-            answer = self._ask("GET", _path(id, "events"), params={"offset": offset})
+            answer = self._ask("GET", _job_path(id, "events"), params={"offset": offset})
             if not answer.content:
                 return
             for line in answer.content.splitlines():
@@ -142,28 +153,28 @@ class Client:
             offset = answer.headers["Pullback-Next-Offset"]
 
     def cancel(self, id: str) -> bool:
-        """Ask a sweep to stop; returns whether anybody worked on it. What is done is kept."""
-        return bool(self._json("POST", _path(id, "cancel"))["cancelling"])
+        """Ask a driver to stop; return whether one was running. Results are kept."""
+        return bool(self._json("POST", _job_path(id, "cancel"))["cancelling"])
 
     def wait(self, id: str, timeout: float | None = None, poll: float = 1.0) -> dict[str, Any]:
-        """Wait until nobody works on a sweep any more; returns its last status.
+        """Wait until no driver of a sweep is running; return its last status.
 
         Args:
             id: the sweep's.
-            timeout: seconds to wait at most.
-            poll: seconds between two questions.
+            timeout: longest wait in seconds.
+            poll: seconds between two requests.
 
         Raises:
-            ServiceError: also when the time is over; the sweep goes on.
+            ServiceError: also after the timeout; the sweep keeps running.
         """
         end = None if timeout is None else time.monotonic() + timeout
         while True:
             status = self.status(id)
-            if status["state"] not in _ACTIVE:
+            if status["state"] not in ACTIVE:
                 return status
             left = poll if end is None else end - time.monotonic()
             if left <= 0:
-                raise ServiceError(f"{id} is {status['state']} still after {timeout:g} s; it goes on by itself")
+                raise ServiceError(f"{id} is {status['state']} after {timeout:g} s; it keeps running")
             time.sleep(min(poll, left))
 
     def spectra(
@@ -174,14 +185,14 @@ class Client:
         snapshot: str | None = None,
         quarantined: bool = False,
     ) -> npt.NDArray[Any]:
-        """The eigenvalues of good samples.
+        """Return the eigenvalues of good samples.
 
         Args:
             id: the sweep's.
-            samples: positions in the sweep; all by default. Without a step, and counted from the beginning.
-            components: likewise.
-            snapshot: the one of an earlier answer.
-            quarantined: quarantined samples too.
+            samples: a slice of sample numbers; all by default. No step, and no negative numbers.
+            components: a slice of components, likewise.
+            snapshot: of an earlier answer; by default the last.
+            quarantined: include quarantined samples.
 
         Returns:
             A structured array with the fields `sample` and `eigenvalue` [components]; with `quarantined`, `status` too.
@@ -197,7 +208,7 @@ class Client:
     def eigenvectors(
         self, id: str, sample: int, components: slice | None = None, snapshot: str | None = None
     ) -> npt.NDArray[Any]:
-        """The eigenvectors of one good sample.
+        """Return the eigenvectors of one good sample.
 
         Returns:
             A structured array with the fields `component`, `eigenvalue` and `eigenvector` [latent size].
@@ -205,32 +216,63 @@ class Client:
         asked = _given(sample=str(sample), components=_range(components), snapshot=snapshot)
         return self._array(_path(id, "eigenvectors"), asked)
 
-    def analysis(self, id: str, snapshot: str | None = None) -> dict[str, Any]:
-        """The analysis that is kept of a sweep's snapshot; `analyze` has one made."""
-        return self._json("GET", _path(id, "analysis"), params=_given(snapshot=snapshot))
+    def statistics(self) -> Sequence[dict[str, Any]]:
+        """Return the statistics of the service: name, summary, and the JSON schema of their options."""
+        listed: Sequence[dict[str, Any]] = self._json("GET", "/v1/statistics")["statistics"]
+        return listed
 
-    def analyze(
-        self, id: str, snapshot: str | None = None, timeout: float | None = None, poll: float = 1.0
+    def analysis(
+        self,
+        id: str,
+        snapshot: str | None = None,
+        statistics: Sequence[str] = (),
+        others: Sequence[str] = (),
+        **options: Any,
     ) -> dict[str, Any]:
-        """The analysis of a sweep's snapshot, which is made where none is kept.
+        """Return the cached analysis of a sweep's snapshot; `analyze` computes one.
 
         Args:
             id: the sweep's.
             snapshot: the one of an earlier answer; by default the last.
-            timeout: seconds to wait at most.
-            poll: seconds between two questions.
+            statistics: names of statistics; by default the usual ones.
+            others: ids of further sweeps, for statistics that compare several.
+            options: of the statistics, such as `draws=2000`.
+        """
+        return self._json("GET", _path(id, "analysis"), params=_analysis(snapshot, statistics, options, others))
+
+    def analyze(
+        self,
+        id: str,
+        snapshot: str | None = None,
+        timeout: float | None = None,
+        poll: float = 1.0,
+        statistics: Sequence[str] = (),
+        others: Sequence[str] = (),
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Return the analysis of a sweep's snapshot, which is computed if it is not cached.
+
+        Args:
+            id: the sweep's.
+            snapshot: the one of an earlier answer; by default the last.
+            timeout: longest wait in seconds.
+            poll: seconds between two requests.
+            statistics: names of statistics; by default the usual ones.
+            others: ids of further sweeps, for statistics that compare several.
+            options: of the statistics, such as `draws=2000`.
 
         Raises:
-            ServiceError: also where it cannot be made, or when the time is over; it may be made still then.
+            ServiceError: also if it cannot be computed, or when the time is over; it may still be computed then.
         """
         end = None if timeout is None else time.monotonic() + timeout
         started = False
         while True:
             try:
                 if not started:
-                    asked = self._json("POST", _path(id, "analysis"), params=_given(snapshot=snapshot))
-                    snapshot, started = asked["snapshot"], True
-                return self.analysis(id, snapshot)
+                    params = _analysis(snapshot, statistics, options, others)
+                    asked = self._json("POST", _path(id, "analysis"), params=params)
+                    snapshot, others, started = asked["snapshot"], asked.get("further", others), True
+                return self.analysis(id, snapshot, statistics, others, **options)
             except ServiceError as error:
                 if not error.again:
                     raise
@@ -240,13 +282,16 @@ class Client:
             time.sleep(min(poll, left))
 
     def report(self, id: str, snapshot: str | None = None) -> str:
-        """The report of a sweep, an HTML page."""
+        """Return the report of a sweep, an HTML page."""
         return self._ask("GET", _path(id, "report"), params=_given(snapshot=snapshot)).text
 
     def _follow(self, id: str) -> Iterator[dict[str, Any]]:
         try:
             with self._http.stream(
-                "GET", _path(id, "events"), params={"follow": "true"}, timeout=httpx.Timeout(_SECONDS, read=_SECONDS)
+                "GET",
+                _job_path(id, "events"),
+                params={"follow": "true"},
+                timeout=httpx.Timeout(_SECONDS, read=_SECONDS),
             ) as answer:
                 if answer.is_error:
                     answer.read()
@@ -260,7 +305,9 @@ class Client:
                         return
                     elif field == "data":
                         yield from _event(value)
-            raise ServiceError(f"the service at {self.url} ended; the sweep goes on. Follow it again when it runs")
+            raise ServiceError(
+                f"the service at {self.url} ended; the sweep keeps running. Follow it again when the service runs"
+            )
         except httpx.HTTPError as error:
             raise self._unreached(error) from error
 
@@ -274,7 +321,7 @@ class Client:
         try:
             content: dict[str, Any] = answer.json()
         except ValueError as error:
-            raise ServiceError(f"what answers at {self.url} is not a service of Pullback") from error
+            raise ServiceError(f"the server at {self.url} is not a Pullback service") from error
         return content
 
     def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:
@@ -288,9 +335,11 @@ class Client:
 
     def _unreached(self, error: Exception) -> ServiceError:
         if isinstance(error, httpx.TimeoutException):
-            return ServiceError(f"the service at {self.url} did not answer in time; what it was asked may be done yet")
+            return ServiceError(
+                f"the service at {self.url} did not answer in time; the request may still be carried out"
+            )
         return ServiceError(
-            f"the service at {self.url} cannot be reached ({error}). Check the address and that it runs: pullback serve"
+            f"the service at {self.url} cannot be reached ({error}). Check that it runs: pullback serve"
         )
 
 
@@ -304,13 +353,24 @@ def _refused(answer: httpx.Response) -> ServiceError:
 
 
 def _event(line: str | bytes) -> Iterator[dict[str, Any]]:
-    """The event of a line; none of one that a full disk has torn."""
+    """Yield the event of a line; nothing if the line is incomplete."""
     with suppress(ValueError):
         yield json.loads(line)
 
 
+def _job_path(id: str, *rest: str) -> str:
+    return "/".join(["/v1/jobs", quote(id, safe=""), *rest])
+
+
 def _path(id: str, *rest: str) -> str:
     return "/".join(["/v1/sweeps", quote(id, safe=""), *rest])
+
+
+def _analysis(
+    snapshot: str | None, statistics: Sequence[str], options: Mapping[str, Any], others: Sequence[str]
+) -> dict[str, Any]:
+    chosen = {name: value if isinstance(value, str) else json.dumps(value) for name, value in options.items()}
+    return {**_given(snapshot=snapshot), "statistic": [*statistics], "with": [*others], **chosen}
 
 
 def _given(**params: str | None) -> dict[str, str]:
@@ -321,7 +381,9 @@ def _range(asked: slice | None) -> str | None:
     if asked is None:
         return None
     if not isinstance(asked, slice):
-        raise ServiceError(f"a range is a slice, such as slice(0, 10), not {asked!r}")
+        raise ServiceError(f"a range must be a slice such as slice(0, 10), not {asked!r}")
     if asked.step not in (None, 1) or any(end is not None and end < 0 for end in (asked.start, asked.stop)):
-        raise ServiceError(f"{asked} counts from the end or in steps, which is not served; take the whole and select")
+        raise ServiceError(
+            f"{asked} has a step or a negative number, which the service does not support; read everything and select"
+        )
     return f"{'' if asked.start is None else asked.start}:{'' if asked.stop is None else asked.stop}"

@@ -1,22 +1,22 @@
-"""The events of a sweep as answers: pages of whole lines, and a stream that follows them."""
+"""A sweep's journal over HTTP: pages of whole lines, and a stream that follows it."""
 
 import asyncio
-import json
 import os
 import stat
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from pullback.api.answers import Status
 from pullback.api.limits import Threads
 from pullback.api.paths import in_line
-from pullback.api.problems import RequestError
-
-FINAL_STATES = {"done", "failed", "cancelled", "stopped"}
-"""In these nobody is at work on a sweep, so that nothing more happens by itself."""
+from pullback.api.problem_details import RequestError
+from pullback.driving.states import FINAL
 
 _PAGE_BYTES = 2**20
+_LONGEST_LINE = 2**24
+"""Bytes. A page ends before a longer line; no driver writes one."""
+_MOST_WHOLE = 2**28
 _HEARTBEAT_POLLS = 30
 _STATE_POLLS = 4
 
@@ -27,8 +27,8 @@ class Page:
 
     Attributes:
         content: the lines.
-        offset: where they begin, in bytes.
-        next: where the next page begins.
+        offset: position of the first line, in bytes.
+        next: position of the next page, in bytes.
     """
 
     content: bytes
@@ -37,9 +37,9 @@ class Page:
 
 
 def read_page(path: Path | None, offset: int, most: int) -> Page:
-    """At most so many lines from an offset on; none where there are no more, or no journal yet.
+    """Read at most `most` lines from an offset; none if there are no more, or no journal yet.
 
-    A line that is not written to its end yet is left for the next page.
+    An incomplete last line is left for the next page.
 
     Raises:
         RequestError: (422) no line begins at the offset.
@@ -49,45 +49,48 @@ def read_page(path: Path | None, offset: int, most: int) -> Page:
 
 
 def read_whole(path: Path) -> bytes | None:
-    """A file, or None where there is none; a link or anything else than a file counts as none."""
+    """Read a regular file. None if there is none, and for a symbolic link or a file that is too long."""
     descriptor = _open(path)
     if descriptor is None:
         return None
     with os.fdopen(descriptor, "rb") as file:
-        return file.read()
+        content = file.read(_MOST_WHOLE + 1)
+    return content if len(content) <= _MOST_WHOLE else None
 
 
 async def follow(
     journal: Callable[[], Path | None],
-    state: Callable[[], dict[str, Any]],
+    state: Callable[[], Status],
     offset: int,
     threads: Threads,
     poll_seconds: float,
     closing: Callable[[], bool],
     change: Callable[[str], str],
 ) -> AsyncIterator[bytes]:
-    """Server-sent events: one for each line as it comes, its id the offset behind it; at the end `event: end`.
+    """Yield server-sent events, one for each line of the journal, and `event: end` after the last.
+
+    The id of an event is the offset behind its line.
 
     Args:
-        journal: where the journal is, if there is one yet.
-        state: the sweep's state; the stream ends when it is final and every line was sent.
-        offset: where to begin.
-        threads: what reads.
-        poll_seconds: how often it is looked for more.
-        closing: whether the service is about to end; the stream then ends too, without `event: end`.
-        change: what is done to every text of an event.
+        journal: returns the journal's path, or None if there is none yet.
+        state: returns the sweep's state. The stream ends when no driver is running and every line was sent.
+        offset: position of the first line.
+        threads: reads the files.
+        poll_seconds: time between two looks at the journal.
+        closing: returns whether the service is shutting down; the stream then ends without `event: end`.
+        change: applied to every text of an event.
     """
     idle = 0
     while not closing():
         start = offset
         try:
-            # before the lines, so that the last ones are not missed; not every time, for it reads the store
+            # Before the lines, so that no last line is missed; not every time, because this reads the store.
             now = await threads.run(state) if idle % _STATE_POLLS == 0 else None
             page = await threads.run(lambda start=start: read_page(journal(), start, 1000))  # type: ignore[misc]
         except RequestError as error:
             if error.status < 500:
                 raise
-            yield b": the service has much to do\n\n"  # an answer that has begun cannot become an error
+            yield b": the service is busy\n\n"  # a response that has begun cannot become an error
             await asyncio.sleep(poll_seconds)
             continue
         for line in page.content.splitlines(keepends=True):
@@ -96,12 +99,12 @@ async def follow(
         if page.content:
             idle = 1
             continue
-        if now is not None and now["state"] in FINAL_STATES:
-            yield b"event: end\ndata: %s\n\n" % json.dumps(now).encode()
+        if now is not None and now.state in FINAL:
+            yield b"event: end\ndata: %s\n\n" % now.to_json()
             return
         idle += 1
         if idle % _HEARTBEAT_POLLS == 0:
-            yield b": still there\n\n"
+            yield b": heartbeat\n\n"
         await asyncio.sleep(poll_seconds)
 
 
@@ -114,11 +117,11 @@ def _lines(path: Path | None, offset: int, most: int) -> bytes:
         if offset:
             file.seek(min(offset, size) - 1 if size else 0)
             if offset > size or file.read(1) != b"\n":
-                raise RequestError(422, f"no event begins at offset {offset}; take one that an earlier answer gave")
+                raise RequestError(422, f"no event begins at offset {offset}; use one from an earlier answer")
         lines: list[bytes] = []
         length = 0
         while len(lines) < most and length < _PAGE_BYTES:
-            line = file.readline()
+            line = file.readline(_LONGEST_LINE)
             if not line.endswith(b"\n"):
                 break
             lines.append(line)

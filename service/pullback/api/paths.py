@@ -1,6 +1,6 @@
-"""Paths of the server, taken out of what remote users are told: they can do nothing with them.
+"""Removes paths of the server from messages to remote users, who cannot use them.
 
-Of a path its last part is left, which often tells what is meant (a file of weights, a line of a module).
+The last part of a path stays, because it often identifies the file (weights, a module).
 """
 
 import json
@@ -9,27 +9,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Our own routes, which messages name, are no paths of the server.
+# Messages name our own routes, which are not paths of the server.
 _ROUTE = r"(?:v1/sweeps(?:/[\w.-]+(?:/[a-z]+)?)?|docs|healthz|metrics|openapi\.json)(?![\w/-]|\.\w)"
 _BEGIN = rf"(?:file:/*|~|\.+)?/(?!/|{_ROUTE})"
 _PART = r"[^\s/'\"`,;:()<>\[\]{}]"
 _ALL = rf"(?:{_PART}+/)+(?P<name>{_PART}*)|(?P<root>{_PART}+\.\w+)"
-# What is quoted may have spaces in it.
+# A quoted path may contain spaces.
 _QUOTED = re.compile(rf"""(?P<quote>['"`]){_BEGIN}(?:[^'"`\n]*/)?(?P<name>[^'"`\n/]*)(?P=quote)""")
-# Not what follows the scheme of another address, and no fraction.
+# Neither the rest of a URL nor a fraction.
 _PATH = re.compile(rf"(?<![\w/~%….-]){_BEGIN}(?:{_ALL})")
 
 
 def without_paths(text: str, folder: Path) -> str:
-    """A text as a remote user can use it.
+    """Return a message without paths of the server.
 
     Args:
-        text: a message, with any paths.
-        folder: that holds the sweeps; they are called by their ids.
+        text: a message.
+        folder: the folder of the sweeps; a sweep's path becomes its id.
     """
     for place in {folder, folder.resolve()}:
         text = text.replace(f"{place}/", "")
-    for known in {Path.cwd(), Path.home()}:  # which may have spaces in them
+    for known in {Path.cwd(), *_home()}:  # these may contain spaces
         if known != Path(known.anchor):
             text = text.replace(f"{known}/", "…/")
     text = _QUOTED.sub(r"\g<quote>…/\g<name>\g<quote>", text)
@@ -37,7 +37,7 @@ def without_paths(text: str, folder: Path) -> str:
 
 
 def in_strings(content: Any, change: Callable[[str], str]) -> Any:
-    """A JSON value with every text in it changed, but for the keys."""
+    """Return a JSON value with `change` applied to every text but keys."""
     if isinstance(content, str):
         return change(content)
     if isinstance(content, dict):
@@ -48,7 +48,7 @@ def in_strings(content: Any, change: Callable[[str], str]) -> Any:
 
 
 def in_line(line: bytes, change: Callable[[str], str]) -> bytes:
-    """A line of a journal with every text in it changed; of one that is torn, all of it."""
+    """Return a line of a journal with `change` applied to its texts; to all of it if it is not JSON."""
     if b"/" not in line:
         return line
     try:
@@ -56,3 +56,11 @@ def in_line(line: bytes, change: Callable[[str], str]) -> bytes:
     except ValueError:
         return change(line.decode(errors="replace")).encode()
     return json.dumps(in_strings(content, change)).encode() + b"\n"
+
+
+def _home() -> list[Path]:
+    """Return the user's home folder; an empty list for a user without one."""
+    try:
+        return [Path.home()]
+    except RuntimeError:
+        return []

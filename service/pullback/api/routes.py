@@ -1,4 +1,4 @@
-"""The routes: what is asked for, in which order it is looked up, and what OpenAPI says of the answer."""
+"""The routes: parameters, answers, and what OpenAPI states about both."""
 
 from typing import Annotated, Any
 
@@ -6,91 +6,96 @@ from fastapi import APIRouter, Query, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, Field
 
-from pullback.api import answers
-from pullback.api.catalog import Opened
-from pullback.api.jobs import YAML_TYPES, read_job
-from pullback.api.journal import read_page
-from pullback.api.paths import in_line
-from pullback.api.selection import At, EigenvectorsQuery, SpectraQuery, eigenvectors, spectra
-from pullback.api.service import EventsQuery, Service, json_of, tagged
-from pullback.store.reader import history
+from pullback.api import answers, openapi
+from pullback.api.following import cancel_answer, events_answer, status_answer
+from pullback.api.job_requests import YAML_TYPES, read_job
+from pullback.api.result_jobs import job_routes
+from pullback.api.selection import AtSnapshot, EigenvectorsQuery, SpectraQuery, eigenvectors, spectra
+from pullback.api.service import EventsQuery, Service, root_of, tagged
+from pullback.api.statistics import statistics_routes
+from pullback.spec import job_schema
+from pullback.store.history import history
 
 _JSON = "application/json"
-_NO_SCRIPTS = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox"
+_NO_SCRIPTS = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox allow-downloads"
 _EXAMPLE = {
     "name": "faces",
     "generator": {"name": "dcgan-faces"},
     "distance": {"name": "lpips", "trunk": "alex"},
     "samples": {"count": 100, "seed": 0},
 }
-_JOB: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {media: {"schema": {"type": "object"}, "example": _EXAMPLE} for media in (_JSON, *YAML_TYPES)},
-    }
-}
 
 
 class ListQuery(BaseModel):
-    """Which page of the list."""
+    """Query parameters: which page of the list."""
 
     model_config = ConfigDict(extra="forbid")
 
-    after: str = Field("", max_length=100, description="The `next` of the page before.")
+    after: str = Field("", max_length=100, description="`next` of the previous page.")
     limit: int = Field(100, ge=1, le=1000)
 
 
 class SnapshotsQuery(BaseModel):
-    """How many of the last snapshots."""
+    """Query parameters: how many of the last snapshots."""
 
     model_config = ConfigDict(extra="forbid")
 
     limit: int = Field(100, ge=1, le=1000)
 
 
-def routes(service: Service) -> APIRouter:
-    """Every route of the service."""
+def health_route() -> APIRouter:
+    """Return the route of the health probe, which needs no token."""
     router = APIRouter()
 
     @router.get("/healthz", tags=["service"])
     async def health() -> answers.Health:
-        """Whether the service answers."""
+        """Answers if the service is alive. Needs no token."""
         return answers.Health(status="ok")
+
+    return router
+
+
+def routes(service: Service) -> APIRouter:
+    """Return every route but the health probe."""
+    router = APIRouter()
+    router.include_router(job_routes(service))
+    media = {"schema": job_schema("sweep"), "example": _EXAMPLE}
+    job: dict[str, Any] = {"requestBody": {"required": True, "content": dict.fromkeys((_JSON, *YAML_TYPES), media)}}
 
     @router.get(
         "/metrics",
         tags=["service"],
         response_class=Response,
-        responses={200: {"content": {CONTENT_TYPE_LATEST: answers.TEXT}}},
+        responses={200: {"content": {CONTENT_TYPE_LATEST: openapi.TEXT}}},
     )
     async def metrics() -> Response:
-        """Requests and times of the service, and how the sweeps are, for Prometheus."""
-        content = await service.threads.run(service.observer.metrics)  # it reads stores
+        """Requests, response times and the state of every sweep, for Prometheus."""
+        content = await service.threads.run(service.observer.metrics)  # in a thread, because it reads stores
         return Response(content, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    @router.get("/v1/sweeps", tags=["sweeps"], response_model=answers.Page, responses=answers.reading())
+    @router.get("/v1/sweeps", tags=["sweeps"], response_model=answers.Page, responses=openapi.reading())
     async def sweeps(request: Request, query: Annotated[ListQuery, Query()]) -> Response:
-        """The sweeps, by id, with the state of each; `next` is null on the last page."""
+        """List the sweeps by id, with their states. `next` is null on the last page."""
 
         def read() -> Response:
             ids = [id for id in service.ids() if id > query.after]
             page = ids[: query.limit]
-            content = {"sweeps": [service.summary(id) for id in page], "next": None}
-            if len(ids) > len(page):
-                content["next"] = page[-1]  # type: ignore[assignment]
-            return tagged(request, json_of(content), _JSON)
+            content = answers.Page(
+                sweeps=[service.summary(id) for id in page], next=page[-1] if len(ids) > len(page) else None
+            )
+            return tagged(request, content.to_json(service.catalog.without_paths), _JSON)
 
         return await service.threads.run(read, "ask for fewer at once, with limit")
 
     @router.post(
         "/v1/sweeps",
         tags=["sweeps"],
-        openapi_extra=_JOB,
+        openapi_extra=job,
         response_model=answers.Submitted,
-        responses=answers.making(201, answers.Submitted, "It is new.", "Location"),
+        responses=openapi.making(201, answers.Submitted, "The sweep is new.", "Location"),
     )
     async def submit(request: Request) -> Response:
-        """Submit a job. The same job again is the same sweep: it is gone on with if it stopped, and answered 200."""
+        """Submit a job. The same job again resumes its sweep if it has stopped, and is answered 200."""
         body = await request.body()
 
         def act() -> Response:
@@ -98,38 +103,38 @@ def routes(service: Service) -> APIRouter:
             path = service.catalog.place(job.name)
             done = service.backend.submit(job.model_copy(update={"store": str(path)}))
             return Response(
-                json_of({"id": done.id, "created": done.created}),
+                answers.Submitted(id=done.id, created=done.created).to_json(),
                 201 if done.created else 200,
-                {"Location": f"/v1/sweeps/{done.id}/status"},
+                {"Location": f"{root_of(request)}/v1/sweeps/{done.id}/status"},
                 _JSON,
             )
 
-        late = "the job may still be accepted: ask for its status, or submit it again, which starts nothing twice"
+        late = "the job may still be accepted: read its status, or submit it again, which starts nothing twice"
         return await service.threads.run(act, late)
 
     @router.get(
         "/v1/sweeps/{id}",
         tags=["sweeps"],
-        response_model=answers.SweepDetails,
-        responses=answers.reading("Pullback-Snapshot"),
+        response_model=answers.ServedSweep,
+        responses=openapi.reading("Pullback-Snapshot"),
     )
-    async def sweep(request: Request, id: str, query: Annotated[At, Query()]) -> Response:
-        """What a sweep is, what made it, and how far it was at the snapshot."""
-        return await service.at_snapshot(request, id, query, lambda opened: json_of(service.details(opened)), _JSON)
+    async def sweep(request: Request, id: str, query: Annotated[AtSnapshot, Query()]) -> Response:
+        """Describe a sweep: what it was computed from, and its progress at the snapshot."""
+        return await service.at_snapshot(request, id, query, service.details, _JSON)
 
     @router.get(
         "/v1/sweeps/{id}/snapshots",
         tags=["sweeps"],
         response_model=answers.Snapshots,
-        responses=answers.reading(),
+        responses=openapi.reading(),
     )
     async def snapshots(request: Request, id: str, query: Annotated[SnapshotsQuery, Query()]) -> Response:
-        """The snapshots that can be asked for, the last one first."""
+        """List the snapshots of a sweep, the newest first."""
 
         def read() -> Response:
             opened = service.catalog.open(id)
-            content = {"id": id, "snapshots": [each.as_dict() for each in history(opened.sweep.path, query.limit)]}
-            return tagged(request, json_of(content), _JSON)
+            rows = [answers.Snapshot(**each.as_dict()) for each in history(opened.sweep.path, query.limit)]
+            return tagged(request, answers.Snapshots(id=id, snapshots=rows).to_json(), _JSON)
 
         return await service.threads.run(read, "ask for fewer at once, with limit")
 
@@ -137,112 +142,55 @@ def routes(service: Service) -> APIRouter:
         "/v1/sweeps/{id}/status",
         tags=["sweeps"],
         response_model=answers.Status,
-        responses=answers.reading("Pullback-Snapshot"),
+        responses=openapi.reading("Pullback-Snapshot"),
     )
     async def status(request: Request, id: str) -> Response:
-        """Where a sweep is now, and whether anybody is at work on it."""
-
-        def read() -> Response:
-            state = service.state(id)
-            snapshot = state.get("snapshot")
-            return tagged(request, json_of(state), _JSON, {"Pullback-Snapshot": snapshot} if snapshot else {})
-
-        return await service.threads.run(read)
+        """Show the present state of a sweep, and whether a driver is running."""
+        return await status_answer(service, request, id)
 
     @router.get(
         "/v1/sweeps/{id}/events",
         tags=["sweeps"],
         response_class=Response,
-        responses=answers.reading("Pullback-Next-Offset", ndjson=answers.TEXT, events=answers.TEXT),
+        responses=openapi.reading("Pullback-Next-Offset", ndjson=openapi.TEXT, events=openapi.TEXT),
     )
     async def events(request: Request, id: str, query: Annotated[EventsQuery, Query()]) -> Response:
-        """What happened: a JSON object a line; the header `Pullback-Next-Offset` says where to go on."""
-        await service.threads.run(lambda: service.state(id))
-        if query.follow:
-            return await service.stream(request, id, query)
-
-        def read() -> Response:
-            page = read_page(service.journal(id), query.offset, query.limit)
-            lines = [in_line(line, service.catalog.without_paths) for line in page.content.splitlines(keepends=True)]
-            return tagged(request, b"".join(lines), "application/x-ndjson", {"Pullback-Next-Offset": str(page.next)})
-
-        return await service.threads.run(read)
+        """Read the journal, one JSON object a line. `Pullback-Next-Offset` is the `offset` of the next page."""
+        return await events_answer(service, request, id, query)
 
     @router.post(
         "/v1/sweeps/{id}/cancel",
         tags=["sweeps"],
         response_model=answers.Cancelled,
-        responses=answers.making(202, answers.Cancelled, "Its driver is asked."),
+        responses=openapi.making(202, answers.Cancelled, "Its driver is asked to stop."),
     )
     async def cancel(id: str) -> Response:
-        """Ask for a stop after the work at hand. What is done is kept; submit the same job to go on."""
+        """Ask the driver to stop after the present batch. Results are kept; submit the same job to resume."""
+        return await cancel_answer(service, id, "the driver may still be asked to stop: read the status")
 
-        def act() -> Response:
-            service.state(id)
-            asked = service.backend.cancel(service.catalog.place(id))
-            return Response(json_of({"id": id, "cancelling": asked}), 202 if asked else 200, media_type=_JSON)
-
-        return await service.threads.run(act, "it may still be asked to stop: ask for its status")
-
-    @router.get("/v1/sweeps/{id}/spectra", tags=["results"], response_model=answers.Spectra, responses=answers.NUMBERS)
+    @router.get("/v1/sweeps/{id}/spectra", tags=["results"], response_model=answers.Spectra, responses=openapi.NUMBERS)
     async def read_spectra(request: Request, id: str, query: Annotated[SpectraQuery, Query()]) -> Response:
-        """Eigenvalues, descending, of the good samples of a range, with the samples' numbers."""
+        """Read the eigenvalues, descending, of the good samples of a range, with the sample numbers."""
         return await service.table(request, id, query, lambda opened: spectra(opened, query))
 
     @router.get(
-        "/v1/sweeps/{id}/eigenvectors", tags=["results"], response_model=answers.Eigenvectors, responses=answers.NUMBERS
+        "/v1/sweeps/{id}/eigenvectors", tags=["results"], response_model=answers.Eigenvectors, responses=openapi.NUMBERS
     )
     async def read_eigenvectors(request: Request, id: str, query: Annotated[EigenvectorsQuery, Query()]) -> Response:
-        """Eigenvectors, one a row, of one sample, with its eigenvalues and its latent code."""
+        """Read the eigenvectors of one sample, one a row, with its eigenvalues and its latent code."""
         return await service.table(request, id, query, lambda opened: eigenvectors(opened, query))
-
-    @router.get(
-        "/v1/sweeps/{id}/analysis",
-        tags=["results"],
-        response_model=answers.Analysis,
-        responses=answers.reading("Pullback-Snapshot"),
-    )
-    async def analysis(request: Request, id: str, query: Annotated[At, Query()]) -> Response:
-        """The analysis of the snapshot, where one was made; else 404, which says whether it is being made."""
-
-        def make(opened: Opened) -> bytes:
-            return json_of(service.analyses.kept(opened).to_json())
-
-        return await service.opened(request, id, query, make, _JSON)
-
-    @router.post(
-        "/v1/sweeps/{id}/analysis",
-        tags=["results"],
-        response_model=answers.AnalysisAsked,
-        responses=answers.making(
-            202, answers.AnalysisAsked, "It is being made: GET it.", "Location", "Pullback-Snapshot"
-        ),
-    )
-    async def analyze(id: str, query: Annotated[At, Query()]) -> Response:
-        """Have the analysis of the snapshot made, which may take a minute; 200 where it is kept already."""
-
-        def act() -> Response:
-            opened = service.catalog.open(id, query.snapshot)
-            snapshot, kept = opened.sweep.snapshot, service.analyses.make(opened)
-            return Response(
-                json_of({"id": id, "snapshot": snapshot, "state": "done" if kept else "running"}),
-                200 if kept else 202,
-                {"Location": f"/v1/sweeps/{id}/analysis?snapshot={snapshot}", "Pullback-Snapshot": snapshot},
-                _JSON,
-            )
-
-        return await service.threads.run(act, "it may be made still: ask for it in a moment")
 
     @router.get(
         "/v1/sweeps/{id}/report",
         tags=["results"],
         response_class=Response,
-        responses=answers.reading("Pullback-Snapshot", html=answers.TEXT),
+        responses=openapi.reading("Pullback-Snapshot", html=openapi.TEXT),
     )
-    async def report(request: Request, id: str, query: Annotated[At, Query()]) -> Response:
-        """The report of the snapshot, an HTML page, once its analysis is made; with images where it was drawn last."""
+    async def report(request: Request, id: str, query: Annotated[AtSnapshot, Query()]) -> Response:
+        """Read the report of the snapshot, an HTML page. It needs the analysis; `pullback report` adds images."""
         return await service.opened(
             request, id, query, service.report, "text/html; charset=utf-8", Content_Security_Policy=_NO_SCRIPTS
         )
 
+    router.include_router(statistics_routes(service))
     return router

@@ -1,4 +1,4 @@
-"""What a request asks of a sweep's arrays, checked against the sweep and the size of an answer, and read."""
+"""Query parameters that select numbers of a sweep: checked against the sweep and the size limits, then read."""
 
 import re
 from typing import Annotated
@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from pullback.api.catalog import Opened
-from pullback.api.problems import RequestError
+from pullback.api.problem_details import RequestError
 from pullback.api.tables import MOST_NUMBERS, Format, Table
 from pullback.store.schema import BY_NAME, GOOD, PENDING, QUARANTINED
 
@@ -15,46 +15,46 @@ _RANGE = re.compile(r"([0-9]{0,12}):([0-9]{0,12})")
 
 Snapshot = Annotated[str, Field(pattern=r"^[0-9A-Z]{20}$")]
 Range = Annotated[
-    str, Field(max_length=25, description="`start:stop`, counted from 0, `stop` left out; either may be empty.")
+    str, Field(max_length=25, description="`start:stop` from 0, without `stop` itself; either may be empty.")
 ]
 
 
-class At(BaseModel):
-    """Of when a sweep is asked."""
+class AtSnapshot(BaseModel):
+    """Query parameter: the snapshot to read."""
 
     model_config = ConfigDict(extra="forbid")
 
     snapshot: Snapshot | None = Field(
-        None, description="The snapshot that an earlier answer gave, for the same answer for ever; by default the last."
+        None, description="A snapshot of an earlier answer, to get the same answer again; by default the last."
     )
 
 
-class Pieces(At):
-    """Which components, and in which form."""
+class Pieces(AtSnapshot):
+    """Query parameters: which components, and in which format."""
 
     components: Range = ":"
     format: Format = "json"
-    quarantined: bool = Field(False, description="Give quarantined samples too; their `status` is 2.")
+    quarantined: bool = Field(False, description="Include quarantined samples; their `status` is 2.")
 
 
 class SpectraQuery(Pieces):
-    """Which spectra."""
+    """Query parameters: which spectra."""
 
     samples: Range = ":"
 
 
 class EigenvectorsQuery(Pieces):
-    """Which eigenvectors."""
+    """Query parameters: which eigenvectors."""
 
-    sample: int = Field(ge=0, description="The sample's number.")
+    sample: int = Field(ge=0, description="Sample number.")
 
 
 def spectra(opened: Opened, query: SpectraQuery) -> Table:
-    """The eigenvalues of the good samples of a range; a row is a sample.
+    """Read the eigenvalues of the good samples of a range; a row is a sample.
 
     Raises:
-        RequestError: (413) it is too much for one answer; (422) a range is none.
-        StoreError: data on disk are damaged.
+        RequestError: (413) too many numbers for one answer; (422) an invalid range.
+        StoreError: stored data are damaged.
     """
     layout = opened.sweep.layout
     samples = _slice("samples", query.samples, layout.samples)
@@ -66,7 +66,7 @@ def spectra(opened: Opened, query: SpectraQuery) -> Table:
     columns = {"sample": np.arange(samples.start, samples.stop)[kept]}
     if query.quarantined:
         columns["status"] = status[kept]
-    # nothing to read where nothing is kept; also, Zarr takes no empty selections
+    # Zarr refuses empty selections
     values = opened.sweep.values("eigenvalue", samples, components) if kept.any() else np.empty((kept.size, width))
     columns["eigenvalue"] = values if kept.all() else values[kept]
     facts = {**_facts(opened), "components": [components.start, components.stop]}
@@ -74,20 +74,20 @@ def spectra(opened: Opened, query: SpectraQuery) -> Table:
 
 
 def eigenvectors(opened: Opened, query: EigenvectorsQuery) -> Table:
-    """The eigenvectors of one sample with their eigenvalues; a row is a component.
+    """Read the eigenvectors of one sample with their eigenvalues; a row is a component.
 
     Raises:
-        RequestError: (404) there is no such sample, or it is not good; (413), (422) as `spectra`.
-        StoreError: data on disk are damaged.
+        RequestError: (404) there is no such sample, or it is not good; (413), (422) as in `spectra`.
+        StoreError: stored data are damaged.
     """
     layout = opened.sweep.layout
     if query.sample >= layout.samples:
         raise RequestError(404, f"there is no sample {query.sample}; the sweep has {layout.samples}, counted from 0")
     status = int(opened.status[query.sample])
     if status == PENDING:
-        raise RequestError(404, f"sample {query.sample} is not computed yet, at this snapshot")
+        raise RequestError(404, f"sample {query.sample} is pending at this snapshot")
     if status == QUARANTINED and not query.quarantined:
-        raise RequestError(404, f"sample {query.sample} is quarantined; with quarantined=true it is given all the same")
+        raise RequestError(404, f"sample {query.sample} is quarantined; add quarantined=true to read it")
     components = _some("components", query.components, layout.components)
     row = slice(query.sample, query.sample + 1)
     if (components.stop - components.start) * layout.latent_dim > MOST_NUMBERS[query.format]:
@@ -108,22 +108,22 @@ def _facts(opened: Opened) -> dict[str, object]:
 
 
 def _slice(name: str, text: str, length: int) -> slice:
-    """A range within what there is; one that reaches beyond ends there, as in Python."""
+    """Return a range clipped to the length, as in Python."""
     found = _RANGE.fullmatch(text)
     if found is None:
         raise RequestError(422, f"{name}: a range is start:stop, counted from 0, such as 0:100; not {text!r}")
     start = min(int(found[1] or 0), length)
     stop = min(int(found[2]) if found[2] else length, length)
     if start > stop:
-        raise RequestError(422, f"{name}: a range ends after it starts; {text!r} does not")
+        raise RequestError(422, f"{name}: a range must not end before it starts, as {text!r} does")
     return slice(start, stop)
 
 
 def _some(name: str, text: str, length: int) -> slice:
-    """As `_slice`, for what must not be empty: Arrow has no lists of no entries."""
+    """As `_slice`, but never empty: Arrow has no lists without entries."""
     asked = _slice(name, text, length)
     if asked.start == asked.stop:
-        raise RequestError(422, f"{name}: {text!r} is none of the {length} that there are")
+        raise RequestError(422, f"{name}: {text!r} selects none of the {length}")
     return asked
 
 
@@ -134,7 +134,7 @@ def _require_room(numbers: int, form: Format, start: int, width: int) -> None:
         other = "" if form != "json" else f" (format=npy has up to {MOST_NUMBERS['npy']})"
         raise RequestError(
             413,
-            f"this has {numbers} numbers, and an answer as {form} has at most {most}{other}. Ask in pages, such as "
+            f"{numbers} numbers exceed the {most} of an answer in {form}{other}. Ask in pages, such as "
             f"samples={start}:{start + page} and then samples={start + page}:{start + 2 * page}, with the snapshot "
             "of the first answer in each",
         )

@@ -1,70 +1,78 @@
-"""Running the service: where it may listen, and its process.
+"""Runs the service: its socket, its server process, and its shutdown.
 
-Invariant: beyond this machine nobody is served without a token; such a service does not start.
+Invariant: a service that other machines can reach does not start without tokens.
 """
 
 import logging
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
+from pullback.api.connections import Connection
 from pullback.api.guard import is_loopback
 from pullback.api.tokens import TokenFile
 from pullback.errors import PullbackError
+from pullback.signals import handled_by
 
-_CONNECTIONS = 256
-_GOODBYE_SECONDS = 3
+_SHUTDOWN_SECONDS = 3
 
 
 class _Server(uvicorn.Server):
-    """A server that tells the streams of events when it ends: they would go on for as long as a sweep does."""
+    """A server that ends the streams of events at shutdown; they would last as long as a sweep."""
 
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
         self._app = app
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """End on a signal; a second one changes nothing. Answers under way have some seconds; others get a 503."""
+        """Shut down on the first signal. Running answers get some seconds; other requests get a 503."""
         if not self.should_exit:
             super().handle_exit(sig, frame)
 
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Shut down on every signal of `signals.ENDING`, not only on Ctrl-C and SIGTERM."""
+        with handled_by(lambda number, frame: self.handle_exit(signal.SIGTERM, frame)), super().capture_signals():
+            yield
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End."""
+        """Shut down, and end the streams of events."""
         self._app.state.service.closing = True
         await super().shutdown(sockets)
 
 
 def tokens_for(host: str, path: Path | None) -> TokenFile | None:
-    """The tokens of a service at a host; None where it serves this machine only.
+    """Return the tokens of a service; None if it serves this machine only.
 
     Raises:
-        PullbackError: the host is another than this machine's own, and there is no token to be let in with; or the
-            file is unfit.
+        PullbackError: other machines can reach the host, and there is no token; or the file is invalid.
     """
     tokens = None if path is None else TokenFile(path)
     if tokens is not None and not tokens.tokens():
         raise PullbackError(
-            f"the token file {path} has no token in it, so nobody could be let in; the service was not started. "
-            f"Make one with: pullback tokens add NAME --scope read --file {path}"
+            f"the token file {path} has no token, so every request would be refused; the service was not started. "
+            f"Create one with: pullback tokens add NAME --scope read --file {path}"
         )
     if tokens is None and not is_loopback(host):
         raise PullbackError(
-            f"at {host} others than this machine could reach the service, which then needs tokens; it was not started. "
-            "Make one with `pullback tokens add NAME --scope read --file FILE` and start with --tokens FILE, or leave "
-            "out --host to serve this machine only."
+            f"other machines can reach {host}, so the service needs tokens; it was not started. "
+            "Create one with `pullback tokens add NAME --scope read --file FILE` and start with --tokens FILE, or omit "
+            "--host to serve this machine only."
         )
     return tokens
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; port 0 takes any that is free.
+    """Return a listening socket; port 0 takes a free one.
 
     Raises:
-        PullbackError: the address is taken, or not this machine's.
+        PullbackError: the address is in use, or not an address of this machine.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -73,29 +81,29 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise PullbackError(
-            f"the service cannot listen at {host}, port {port}: {why}; nothing was started. Take another --port"
+            f"the service cannot listen at {host}, port {port}: {why}; nothing was started. Choose another --port"
         ) from error
 
 
 def url_of(listening: socket.socket) -> str:
-    """The address of a service that listens there."""
+    """Return the URL of a service at a socket."""
     host, port = listening.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def server_of(app: FastAPI) -> uvicorn.Server:
-    """A server of the service; `run(sockets=[...])` serves until `should_exit` or a signal."""
+    """Return a server; its `run(sockets=[...])` serves until `should_exit` is set or a signal arrives."""
     config = uvicorn.Config(
         app,
         lifespan="on",
         ws="none",
         log_config=None,
-        log_level=logging.WARNING,
+        log_level=logging.ERROR,  # it would log a warning for each invalid request
         access_log=False,  # the audit log has every request
-        proxy_headers=False,  # anybody could say with them that they are this machine
+        proxy_headers=False,  # anyone could forge them and pass for this machine
         server_header=False,
-        limit_concurrency=_CONNECTIONS,
-        timeout_graceful_shutdown=_GOODBYE_SECONDS,
+        http=Connection,  # with limits for idle connections
+        timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )
     return _Server(config, app)
 
@@ -105,8 +113,8 @@ def run(app: FastAPI, listening: socket.socket, ready: Callable[[str], None]) ->
 
     Args:
         app: the service.
-        listening: where; closed at the end.
-        ready: called with the service's address before the first request.
+        listening: its socket; closed at the end.
+        ready: called with the service's URL before the first request.
     """
     with listening:
         ready(url_of(listening))

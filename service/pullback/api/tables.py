@@ -1,12 +1,13 @@
-"""Arrays as answers: a table of a few numbered rows, in JSON, npy, Arrow or Zarr. No format embeds code.
+"""Tables of numbers in JSON, npy, Arrow or Zarr. None of these formats can hold code.
 
-npy is one structured array, so that the rows' numbers come along; Arrow is the stream format with lists of fixed
-size; Zarr is a zipped Zarr v3 group with named dimensions, which `xarray.open_zarr` opens once it is unpacked.
+npy is one structured array, which includes the row numbers; Arrow is the stream format with lists of fixed
+size; Zarr is a zipped Zarr v3 group with named dimensions, which `xarray.open_zarr` opens after unzipping.
 """
 
 import io
 import json
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,18 +28,18 @@ MEDIA: Mapping[Format, str] = {
     "zarr": "application/zip",
 }
 MOST_NUMBERS: Mapping[Format, int] = {"json": 1_000_000, "npy": 10_000_000, "arrow": 10_000_000, "zarr": 10_000_000}
-"""In one answer. JSON is text, and takes several times as much memory."""
+"""Largest number of values in one answer. JSON is text, which takes several times as much memory."""
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Rows with numbers.
+    """Named columns of equal length.
 
     Attributes:
-        index: what a row is, `sample` or `component`; `columns` has an entry of this name, the rows' numbers.
+        index: what a row is, `sample` or `component`; the column of this name has the row numbers.
         columns: each [rows], or [rows, width].
-        widths: of each wide column, the name of its second dimension.
-        facts: what holds for all of it, ready for JSON; the snapshot is among them.
+        widths: name of the second dimension of each two-dimensional column.
+        facts: JSON values that hold for the whole table, such as the snapshot.
     """
 
     index: str
@@ -47,12 +48,13 @@ class Table:
     facts: Mapping[str, Any]
 
     def encode(self, form: Format) -> bytes:
-        """The table in a format."""
+        """Return the table in a format."""
         return {"json": self._json, "npy": self._npy, "arrow": self._arrow, "zarr": self._zarr}[form]()
 
     def _json(self) -> bytes:
         columns = {name: np.ascontiguousarray(values) for name, values in self.columns.items()}
-        return orjson.dumps({**self.facts, **columns}, option=orjson.OPT_SERIALIZE_NUMPY)  # null for what is not finite
+        # NaN and infinity become null
+        return orjson.dumps({**self.facts, **columns}, option=orjson.OPT_SERIALIZE_NUMPY)
 
     def _npy(self) -> bytes:
         kinds = [(name, values.dtype.newbyteorder("<"), values.shape[1:]) for name, values in self.columns.items()]
@@ -87,10 +89,13 @@ class Table:
         dataset = xr.Dataset(variables, attrs=dict(self.facts)).set_coords(self.index)
         packed = io.BytesIO()
         with tempfile.TemporaryDirectory(prefix="pullback-") as folder:
-            dataset.to_zarr(folder, mode="w", zarr_format=3, consolidated=False)
-            with zipfile.ZipFile(packed, "w") as archive:  # its chunks are compressed already
+            with warnings.catch_warnings():
+                # Zarr warns that format 3 does not define consolidated metadata yet; xarray warns if they are absent.
+                warnings.filterwarnings("ignore", message=".*Consolidated metadata.*")
+                dataset.to_zarr(folder, mode="w", zarr_format=3, consolidated=True)
+            with zipfile.ZipFile(packed, "w") as archive:  # without compression: the chunks are compressed
                 for path in sorted(Path(folder).rglob("*")):
                     if path.is_file():
-                        # as of no time, so that the same table is the same file
+                        # without a time, so that the same table gives the same bytes
                         archive.writestr(zipfile.ZipInfo(path.relative_to(folder).as_posix()), path.read_bytes())
         return packed.getvalue()

@@ -1,11 +1,9 @@
-"""Who may use the service: a file of hashed tokens, each with a name and a scope.
+"""The file of hashed tokens, each with a name and a scope.
 
-Invariants: a token itself is printed once and stored nowhere; the file can be read by its owner only, and is refused
-otherwise; every comparison takes the same time. A token has 256 random bits, so a plain SHA-256 of it can be neither
-guessed nor looked up.
+Invariants: a token is printed once and never stored; the file must be readable by its owner only; every comparison
+takes the same time. A token has 256 random bits, so its plain SHA-256 can be neither guessed nor looked up.
 """
 
-import errno
 import hashlib
 import hmac
 import json
@@ -20,15 +18,18 @@ from typing import Literal, get_args
 
 from filelock import FileLock
 
+from pullback.atomic_files import replace_file
 from pullback.errors import PullbackError
+from pullback.regular_files import open_regular
 
 Scope = Literal["read", "submit"]
-"""`submit` may read too."""
+"""`submit` includes `read`."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _OTHERS = 0o077
 _FORMAT = 1
+_MOST_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,10 @@ class Token:
     """A token as it is stored.
 
     Attributes:
-        name: whose it is; stands in the audit log.
-        scope: what it is good for.
-        sha256: of the token itself.
-        created: when, in UTC.
+        name: of its owner; recorded in the audit log.
+        scope: what it allows.
+        sha256: of the token.
+        created: time of creation, UTC.
     """
 
     name: str
@@ -49,10 +50,10 @@ class Token:
 
 
 class TokenFile:
-    """A file of tokens. It is read again when it changes, so that a token which is removed is refused at once.
+    """A file of tokens. It is read again when it changes, so a removed token is refused at once.
 
     Raises:
-        PullbackError: the file is not there, is open to others than its owner, or is not a file of tokens.
+        PullbackError: the file is missing, readable by other users, or not a file of tokens.
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,24 +63,24 @@ class TokenFile:
         self.tokens()
 
     def tokens(self) -> list[Token]:
-        """Every token of the file, as it is now."""
+        """Return the tokens that are in the file now."""
         try:
             found = self._path.stat()
-            if self._path.is_dir():
-                raise IsADirectoryError(errno.EISDIR, "it is a folder")
+            identity = found.st_ino, found.st_mtime_ns, found.st_ctime_ns
+            if identity != self._seen:
+                self._seen = None
+                self._tokens = _read(self._path)
+                self._seen = identity
         except OSError as error:
+            self._seen = None
             raise PullbackError(
-                f"the token file {self._path} cannot be read: {error.strerror}. Nobody is let in. "
-                "Make it with: pullback tokens add NAME --scope read --file FILE"
+                f"the token file {self._path} cannot be read: {error.strerror}. Every request is refused. "
+                "Create it with: pullback tokens add NAME --scope read --file FILE"
             ) from error
-        identity = found.st_ino, found.st_mtime_ns, found.st_ctime_ns
-        if identity != self._seen:
-            self._tokens = _read(self._path)
-            self._seen = identity
         return self._tokens
 
     def find(self, presented: bytes) -> Token | None:
-        """The token that was presented, or None; takes as long for any that is wrong."""
+        """Return the token that was presented, or None; a wrong one always takes the same time."""
         digest = hashlib.sha256(presented).hexdigest()
         found = None
         for token in self.tokens():
@@ -89,34 +90,34 @@ class TokenFile:
 
 
 def add_token(path: Path, name: str, scope: Scope) -> str:
-    """Make a token, and add its hash to a file, which is made if it is not there.
+    """Create a token and add its hash to a file, which is created if it does not exist.
 
     Returns:
-        The token. It cannot be had again.
+        The token. It cannot be recovered later.
 
     Raises:
-        PullbackError: the name is taken or unfit, or the file is unfit or cannot be written; it is left as it is.
+        PullbackError: the name is taken or invalid, or the file is invalid or cannot be written; it is not changed.
     """
     if not _NAME.fullmatch(name):
         raise PullbackError(
-            f"{name!r} cannot be a token's name; take letters, digits, '_', '.' and '-', the first a letter or a digit"
+            f"{name!r} cannot be a token's name; use letters, digits, '_', '.' and '-', first a letter or digit"
         )
     token = f"pullback_{secrets.token_urlsafe(32)}"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
         tokens = _read(path) if path.exists() else []
         if any(other.name == name for other in tokens):
-            raise PullbackError(f"{path} has a token named {name} already; remove that one first, or take another name")
+            raise PullbackError(f"{path} has a token named {name}; remove it first, or choose another name")
         created = datetime.now(UTC).isoformat(timespec="seconds")
         _write(path, [*tokens, Token(name, scope, hashlib.sha256(token.encode()).hexdigest(), created)])
     return token
 
 
 def remove_token(path: Path, name: str) -> None:
-    """Take a token out of a file; a service that uses the file refuses it from then on.
+    """Remove a token from a file. A service that uses the file refuses it at once.
 
     Raises:
-        PullbackError: there is no such token, or the file is unfit or cannot be written.
+        PullbackError: there is no such token, or the file is invalid or cannot be written.
     """
     with FileLock(path.with_name(f".{path.name}.lock")):
         tokens = TokenFile(path).tokens()
@@ -128,23 +129,25 @@ def remove_token(path: Path, name: str) -> None:
 
 
 def _read(path: Path) -> list[Token]:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         mode = os.fstat(file.fileno()).st_mode
-        if not stat.S_ISREG(mode) or mode & _OTHERS:
+        if mode & _OTHERS:
             raise PullbackError(
-                f"the token file {path} is open to others than its owner (mode {stat.S_IMODE(mode):04o}); it is not "
-                f"used. Close it with: chmod 600 {path}"
+                f"other users can access the token file {path} (mode {stat.S_IMODE(mode):04o}), so it is not used. "
+                f"Restrict it with: chmod 600 {path}"
             )
-        content = file.read()
+        content = file.read(_MOST_BYTES + 1)
     try:
+        if len(content) > _MOST_BYTES:
+            raise ValueError(f"more than {_MOST_BYTES} bytes")
         document = json.loads(content)
         tokens = [Token(**entry) for entry in document["tokens"]]
         if document["format"] != _FORMAT or not all(_is_sound(token) for token in tokens):
             raise ValueError("unknown format, name, scope or hash")
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise PullbackError(
-            f"{path} is not a file of tokens ({error}); it was left as it is. "
-            "Name another file: `pullback tokens add NAME --scope read --file FILE` makes one."
+            f"{path} is not a file of tokens ({error}); it was not changed. "
+            "Use another file: `pullback tokens add NAME --scope read --file FILE` creates one."
         ) from error
     return tokens
 
@@ -160,12 +163,6 @@ def _is_sound(token: Token) -> bool:
 
 
 def _write(path: Path, tokens: list[Token]) -> None:
-    """Put a new file in place of the old one; neither is ever open to others."""
-    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    """Replace the token file; others can read neither the old nor the new one."""
     content = json.dumps({"format": _FORMAT, "tokens": [asdict(token) for token in tokens]}, indent=2)
-    try:
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            file.write(content + "\n")
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
+    replace_file(path, content + "\n", private=True)

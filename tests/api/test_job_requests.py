@@ -8,7 +8,7 @@ import pytest
 import yaml
 from served_sweeps import FakeBackend, serving
 
-from pullback.api.jobs import read_job
+from pullback.api.job_requests import read_job
 from pullback.errors import SpecError
 from pullback.spec import load_job
 
@@ -91,7 +91,7 @@ def test_code_and_files_are_allowed_where_the_service_says_so_but_never_a_store(
     )
     job = read_job(json.dumps(own).encode(), "application/json", allow_code=True)
     assert (job.generator.name, job.distance.mask) == ("own:smooth", "/srv/mask.npy")
-    with pytest.raises(SpecError, match="store: a job over HTTP is kept under its name"):
+    with pytest.raises(SpecError, match=r"- store: "):
         read_job(json.dumps({**own, "store": "x"}).encode(), "application/json", allow_code=True)
 
 
