@@ -1,10 +1,10 @@
 """What is measured, and what is made of it; most of it in this process, on generators too small to be timed."""
 
 import json
+import mmap
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from bench_settings import SETTINGS
@@ -15,11 +15,12 @@ from pullback.bench import metric as metric_module
 from pullback.bench.baselines import arpack_pairs
 from pullback.bench.child import BATCHES, Measurements
 from pullback.bench.machine import peak_memory
-from pullback.bench.metric import GIVES_BACK, MetricBench, _Entry, _summary, bench_metric
+from pullback.bench.metric import RETURN_FREED_MEMORY, MetricBench, _Entry, _summary, bench_metric
 from pullback.bench.processes import ChildError
 from pullback.errors import SpecError
 from pullback.generators import zoo
-from pullback.metric import memory as memory_module
+from pullback.metric.methods import Setting
+from pullback.metric.strategy import Request, decide
 
 TESTS = Path(__file__).parent.parent
 MEGABYTE = 2**20
@@ -30,7 +31,8 @@ def measurements(generator="toy_generators:smooth", **changes):
 
 
 def runs(*seconds):
-    return [{"seconds": each, "points": 4, "method": "x", "certified": None, "residual": None} for each in seconds]
+    common = {"points": 4, "method": "x", "certified": None, "certificate_share": 0.1, "residual": None}
+    return [{"seconds": each, **common} for each in seconds]
 
 
 # What the numbers are
@@ -61,8 +63,8 @@ def test_every_problem_is_told_before_a_process_starts(monkeypatch):
     for hint in ("dcgan-faces", "lpips", "gauss_newton", "bfloat16"):
         assert f"did you mean '{hint}'?" in told
     assert "points: must be at least 1, not 0" in told
-    assert "components: arpack finds some of the eigenpairs, never all; say how many" in told
-    assert "backprop has none of" in told
+    assert "components: arpack" in told
+    assert "backprop@bfloat16: " in told
 
 
 def test_a_trunk_that_a_distance_does_not_have_is_refused(monkeypatch):
@@ -186,9 +188,11 @@ def test_peak_memory_sees_what_is_freed_again_and_not_what_was_there(proc, monke
     held = torch.ones(30 * MEGABYTE // 4)
 
     def work():
-        passing = np.ones(100 * MEGABYTE // 8)
-        time.sleep(0.05)
-        return passing.sum()
+        """Fill new pages, which no allocator of this process has kept from earlier work."""
+        with mmap.mmap(-1, 100 * MEGABYTE) as passing:
+            for page in range(0, len(passing), 4096):
+                passing[page] = 1
+            time.sleep(0.5)  # within this, a thread that samples the memory gets its turn on a busy machine
 
     assert 99 * MEGABYTE < peak_memory(work, torch.device("cpu")) < 125 * MEGABYTE
     assert peak_memory(held.sum, torch.device("cpu")) < 20 * MEGABYTE
@@ -196,7 +200,8 @@ def test_peak_memory_sees_what_is_freed_again_and_not_what_was_there(proc, monke
 
 def test_memory_of_our_method_comes_with_what_was_predicted():
     toy = measurements()
-    predicted = memory_module.fit(toy.generator, toy.distance, codes=1).bytes
+    request = Request("gauss_newton", toy.latent_dim, 1, Setting("gauss_newton"))
+    predicted = decide(toy.generator, toy.distance, request).fit.bytes
     for method, wanted in (("gauss_newton", predicted), ("backprop", None), ("lanczos", None)):
         found = toy.memory(method, "float32")
         assert found["predicted_memory_bytes"] == wanted
@@ -247,6 +252,21 @@ def compare(*methods, **changes):
     return found, lines
 
 
+def test_the_share_of_the_certificate_is_told_and_a_baseline_has_none(here):
+    found, _ = compare("gauss_newton", "backprop", error=False)
+    assert 0 < found["methods"]["gauss_newton"]["certificate_share"] < 1
+    assert found["methods"]["backprop"]["certificate_share"] == 0
+
+
+def test_a_family_is_measured_in_the_space_that_is_asked_for(here):
+    settings = {"distance": "mse", "device": "cpu", "rounds": 1, "points": 1, "methods": ("gauss_newton",)}
+    found = bench_metric(MetricBench("bench_settings:two_spaces", space="w", error=False, **settings))
+    assert (found["family"], found["space"], found["latent_dim"]) == ("two", "w", 6)
+    assert found["methods"]["gauss_newton"]["certified"]
+    with pytest.raises(SpecError, match="space: "):
+        bench_metric(MetricBench("bench_settings:two_spaces", space="w+", error=False, **settings))
+
+
 def test_methods_wait_together_and_are_timed_in_rounds_there_and_back(here):
     compare("gauss_newton", "backprop", rounds=2, error=False)
     # 0 is the floor; the memory is measured by processes of their own
@@ -265,7 +285,14 @@ def test_only_our_methods_keep_freed_memory_and_only_while_they_are_timed(here):
 
 def test_only_where_memory_is_measured_the_c_library_gives_it_back(here):
     compare("gauss_newton", "backprop")
-    assert [child.environment for child in here.started] == [None, None, None, GIVES_BACK, GIVES_BACK, None]
+    assert [child.environment for child in here.started] == [
+        None,
+        None,
+        None,
+        RETURN_FREED_MEMORY,
+        RETURN_FREED_MEMORY,
+        None,
+    ]
 
 
 def test_every_method_has_every_key_and_the_ratios_are_those_of_the_seconds(here):
@@ -273,7 +300,7 @@ def test_every_method_has_every_key_and_the_ratios_are_those_of_the_seconds(here
     for name, entry in found["methods"].items():
         assert set(entry) == {
             "seconds", "seconds_range", "relative_error", "error_of", "peak_memory_bytes", "predicted_memory_bytes",
-            "method", "points", "certified",
+            "method", "points", "certified", "certificate_share",
         }  # fmt: skip
         assert found["times_floor"][name] == entry["seconds"] / found["floor_seconds"]
         assert entry["relative_error"] < 1e-4

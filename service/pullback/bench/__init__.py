@@ -1,4 +1,6 @@
-"""Benchmarks: methods timed against each other, and against the least that any method must do, on the user's machine.
+"""Benchmarks: methods, scaling, the scheduler and GPUs, measured on the user's machine.
 
-Needs neither Ray nor a store. `metric` is the way in; every measurement is made in a process of its own (`child`).
+`metric` compares methods with each other and with the floor (plain forward passes). `scaling` measures sweeps with
+several workers, `scheduler_simulation` simulates thousands of GPUs, and `gpu` checks one GPU. Each timed method runs in
+its own process (`child`). Only `scaling` needs Ray and a store.
 """

@@ -1,8 +1,8 @@
-"""What our methods are compared with, as a plain script would do it.
+"""Baselines that Pullback's methods are compared with, written as in a plain script.
 
-`backprop` is the paper's own method and lives in `metric`, where it is a method like others. `arpack` is what one would
-reach for where n is in the thousands and a few eigenpairs are wanted: scipy's `eigsh` on products by a second backward
-pass, one vector at a time, as Wang & Ponce (ICLR 2021) do.
+`backprop` is the paper's method for whole metrics; it is in `metric.backprop`. `arpack` is the paper's method for a few
+eigenpairs of large n: scipy's `eigsh` with products by a second backward pass, one vector at a time (Wang & Ponce,
+ICLR 2021).
 """
 
 import numpy as np
@@ -19,22 +19,22 @@ BASELINES = ("backprop", "arpack")
 def arpack_pairs(
     squared: Squared, z: Tensor, components: int, tolerance: float = Setting.tolerance
 ) -> tuple[Tensor, float]:
-    """The largest eigenvalues of the Hessian of d²(z0, ·) at z0, by ARPACK.
+    """Compute the largest eigenvalues of the Hessian of d²(z0, ·) at z0 with ARPACK.
 
-    Source: Lehoucq, Sorensen & Yang, ARPACK Users' Guide (1998), as `scipy.sparse.linalg.eigsh` has it.
+    Source: Lehoucq, Sorensen & Yang, ARPACK Users' Guide (1998), through `scipy.sparse.linalg.eigsh`.
 
     Args:
-        squared: codes to squared distances, from `squared_map`.
+        squared: the map from codes to squared distances, from `squared_map`.
         z: the code z0 [n].
-        components: eigenpairs, 1 to n − 1.
-        tolerance: ARPACK's, relative to each eigenvalue.
+        components: number of eigenpairs, 1 to n − 1.
+        tolerance: tolerance of ARPACK, relative to each eigenvalue.
 
     Returns:
-        Eigenvalues [components], descending, float64 on the CPU; and the largest ‖Hv − λv‖ / λ₁.
+        Eigenvalues [components], descending, float64 on the CPU, and the largest ‖Hv − λv‖ / λ₁.
 
     Raises:
         ImportError: scipy is not installed.
-        scipy.sparse.linalg.ArpackNoConvergence: it did not converge.
+        scipy.sparse.linalg.ArpackNoConvergence: ARPACK did not converge.
         RuntimeError: d² cannot be differentiated twice.
     """
     from scipy.sparse.linalg import LinearOperator, eigsh

@@ -1,7 +1,4 @@
-"""What this machine tells of itself: the names of its processors, and how much memory a piece of work takes.
-
-Leaves to others which work (`child`).
-"""
+"""Measure the machine: names of processors, and peak memory of a piece of work."""
 
 import gc
 import platform
@@ -14,13 +11,14 @@ import psutil
 import torch
 
 SAMPLED = 0.002
-"""Seconds between two looks at a process's memory where its peak is not recorded."""
+"""Seconds between two samples of a process's memory, on systems that do not record its peak."""
 
 
 def peak_memory(work: Callable[[], object], device: torch.device) -> int:
-    """The most memory that a piece of work takes beyond what is held before, in bytes.
+    """Return the peak memory of a piece of work in bytes, beyond the memory allocated before.
 
-    On a CPU that of the process: true where the C library gives back what is freed (`bench.metric.GIVES_BACK`).
+    On a CPU this is the memory of the process. It is accurate only if the C library returns freed memory to the system
+    (`bench.metric.RETURN_FREED_MEMORY`).
     """
     gc.collect()
     if device.type == "cuda":
@@ -32,7 +30,7 @@ def peak_memory(work: Callable[[], object], device: torch.device) -> int:
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
     try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew (proc(5))
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the recorded peak (proc(5))
         before = _resident("VmRSS")
     except OSError:
         return sampled_peak(work)
@@ -41,27 +39,27 @@ def peak_memory(work: Callable[[], object], device: torch.device) -> int:
 
 
 def sampled_peak(work: Callable[[], object]) -> int:
-    """As `peak_memory` on a CPU, where the system does not record it: seen by looking often, so rather too little."""
+    """Estimate `peak_memory` on a CPU whose system records no peak: a lower bound from frequent samples."""
     process, done = psutil.Process(), threading.Event()
     before = highest = int(process.memory_info().rss)
 
-    def watch() -> None:
+    def sample() -> None:
         nonlocal highest
         while not done.wait(SAMPLED):
             highest = max(highest, int(process.memory_info().rss))
 
-    watching = threading.Thread(target=watch)
-    watching.start()
+    sampling = threading.Thread(target=sample)
+    sampling.start()
     try:
         work()
     finally:
         done.set()
-        watching.join()
+        sampling.join()
     return highest - before
 
 
 def device_name(device: torch.device) -> str:
-    """The model of a GPU, or of this machine's CPU."""
+    """Return the model of a GPU, or of this machine's CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     with suppress(OSError):
@@ -72,6 +70,6 @@ def device_name(device: torch.device) -> str:
 
 
 def _resident(key: str) -> int:
-    """A line of /proc/self/status, in bytes."""
+    """Return a size from /proc/self/status, in bytes."""
     lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))

@@ -1,12 +1,12 @@
-"""`pullback bench metric`: ways to the metric against each other, against the paper's, and against the floor.
+"""`pullback bench metric`: compare methods with each other, with the paper's method, and with the floor.
 
-The floor is what no method can do without: n plain forward passes of the generator and the distance, at the best batch
-size. The methods and the floor wait, each in a process of its own, and are timed in rounds, one after the other: what
-else the machine does meanwhile reaches all of them, and a ratio is that of one round's times. Memory and errors are
-measured afterwards, in further processes.
+The floor is the time of n plain forward passes of generator and distance at the best batch size. The floor and every
+method have their own processes. They are timed in rounds, one after the other, so that other load on the machine
+affects all of them. Ratios are computed within a round. Memory and errors are measured afterwards, in further
+processes.
 
-Invariants: a measurement that fails costs itself only; every process is ended before `bench_metric` returns or raises.
-Leaves to others what is measured (`child`) and the processes (`processes`).
+Invariants: a failed measurement loses only its own result. Every process has ended before `bench_metric` returns or
+raises.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,17 +25,16 @@ from pullback.bench.baselines import BASELINES
 from pullback.bench.processes import Child, ChildError
 from pullback.errors import SpecError
 from pullback.generators import zoo
-from pullback.generators.zoo import resolve_device
-from pullback.metric.methods import METHODS
-from pullback.metric.precision import Precision
+from pullback.generators.registry import resolve_device
 from pullback.spec import DistanceSpec, explain, names_code, nearest
+from pullback.spec.metric import METHODS, Precision
 
 METHODS_BY_DEFAULT = ("gauss_newton", "backprop")
 EXACT_UP_TO = 512
-"""Latent dimensions up to which a whole H in float64 by double backpropagation is worth its time."""
-GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "131072"}
-"""Has glibc give every freed array back at once, so that resident memory is what is in use. It must be so from the
-start: asked for later, what was freed and kept before is counted anew, up to as much again."""
+"""Largest n for which H is computed in float64 by double backpropagation, to measure errors."""
+RETURN_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "131072"}
+"""Environment that makes glibc return freed arrays to the system, so that resident memory is memory in use. It must be
+set when the process starts. If it is set later, memory that was freed before is counted again."""
 _CHILD = "pullback.bench.child"
 _SOURCE = "pullback bench metric"
 _FLOOR = "the floor"
@@ -44,26 +43,31 @@ _NO_TANGENTS = (*BASELINES, "finite_difference")
 
 @dataclass(frozen=True)
 class MetricBench:
-    """What to compare.
+    """Settings of `bench_metric`.
 
     Attributes:
-        generator: as `load_generator` takes it.
-        distance: a distance's name.
-        trunk: of LPIPS.
-        size: pixels to which the distance resizes images; None leaves their own.
-        methods: `auto`, of `metric.methods.METHODS`, or `arpack`, each optionally with `@` and a precision.
-            `backprop`, the paper's own, and `arpack`, scipy's on products by a second backward pass, are as a plain
-            script has them: one code at a time, without a certificate.
+        generator: argument of `load_generator`.
+        family: the family of a checkpoint; None to recognise it.
+        space: the latent space of its codes; None for the family's first.
+        distance: name of a distance.
+        trunk: trunk of LPIPS.
+        size: height and width to which the distance resizes images; None keeps their size.
+        methods: `auto`, members of `spec.metric.METHODS`, or `arpack`, each optionally with `@` and a precision.
+            `backprop` is the paper's method, and `arpack` is scipy's with products by a second backward pass. Both run
+            as in a plain script: one code at a time, without a certificate.
         device: `auto`, `cpu` or `cuda`.
-        points: latent codes, N(0, I), the same for all.
-        components: eigenpairs of each metric; None for all.
-        threads: CPU threads of each process; None leaves torch its own choice.
-        rounds: how often each is timed.
-        error: whether to measure errors against float64 (up to n = 512; beyond, residuals of eigenpairs).
-        tf32: whether the floor and the baselines may use TF32 on a GPU; else their float32 is IEEE's, as ours.
+        points: number of latent codes from N(0, I), the same for all methods.
+        components: number of eigenpairs of each metric; None for all.
+        threads: CPU threads of each process; None uses torch's default.
+        rounds: number of timed runs of each method.
+        error: whether to measure errors against float64 (up to n = 512; for larger n, residuals of eigenpairs).
+        tf32: whether the floor and the baselines may use TF32 on a GPU. If not, they use IEEE float32, as Pullback's
+            methods do.
     """
 
     generator: str
+    family: str | None = None
+    space: str | None = None
     distance: str = "lpips"
     trunk: str | None = None
     size: int | None = None
@@ -79,13 +83,13 @@ class MetricBench:
 
 @dataclass
 class _Entry:
-    """What is known about a method (or the floor) so far.
+    """Results so far of a method or of the floor.
 
     Attributes:
-        asked: the arguments of its requests.
-        runs: a reply for each round.
-        found: of the measurements that are made once.
-        error: why there are no times; None where there are.
+        asked: arguments of its requests.
+        runs: one reply per round.
+        found: results of measurements that are made once.
+        error: why there are no times; None if there are.
     """
 
     asked: dict[str, Any]
@@ -95,7 +99,7 @@ class _Entry:
 
     @property
     def seconds(self) -> list[float]:
-        """Of each round, per metric; empty where it failed."""
+        """Seconds per metric in each round; empty after a failure."""
         return [] if self.error is not None else [float(run["seconds"]) for run in self.runs]
 
 
@@ -103,20 +107,20 @@ def bench_metric(bench: MetricBench, report: Callable[[str], None] = lambda line
     """Compare methods on this machine.
 
     Args:
-        bench: what to compare.
-        report: told what is being done, a line each.
+        bench: the settings.
+        report: called with each line of progress.
 
     Returns:
-        Ready for JSON. `device`, `generator`, `distance`, `latent_dim`, `threads`, `date`, `versions`, and what was
-        asked for (`rounds`, `components`, `tf32`). `methods` has an entry for each name: `seconds` per metric (median
-        of the rounds) and `seconds_range`; `relative_error` and `error_of`, which says of what it is ("metric":
+        JSON values. `device`, `generator`, `family`, `space`, `distance`, `latent_dim`, `threads`, `date`, `versions`,
+        and the settings `rounds`, `components` and `tf32`. `methods` has an entry for each name: `seconds` per metric
+        (median of the rounds) and `seconds_range`; `relative_error` and `error_of`, its definition ("metric":
         ‖H − H64‖ / ‖H64‖; "eigenvalues": the largest |λᵢ − λᵢ64| / λ₁64; "residual": the largest ‖Hv − λv‖ / λ₁);
-        `peak_memory_bytes` of one metric beyond what is held before, and `predicted_memory_bytes`; the `method` that
-        was used; `points`, the codes timed in a round; `certified`, whether every certificate was passed; and `error`,
-        one sentence, only where it failed. `floor_seconds`, `floor_range` and `floor_batch`. `times_floor` and
-        `speedup_vs_backprop` are medians over the rounds of the ratio within a round, and have their own ranges in
-        `times_floor_range` and `speedup_range`; where `arpack` was measured there is `speedup_vs_arpack` too. What was
-        not or could not be measured is None.
+        `peak_memory_bytes` of one metric beyond what is allocated before, and `predicted_memory_bytes`; the `method`
+        that was used; `points`, the codes timed in a round; `certified`, whether every certificate passed;
+        `certificate_share`, the median share of the time that the certificates take; and `error`, one sentence, only
+        after a failure. `floor_seconds`, `floor_range` and `floor_batch`. `times_floor` and `speedup_vs_backprop` are
+        medians over the rounds of the ratio within a round, and have their own ranges in `times_floor_range` and
+        `speedup_range`; if `arpack` was measured, there is `speedup_vs_arpack` too. Missing measurements are None.
 
     Raises:
         SpecError: there is no such generator, distance, method, precision or device, or they do not fit together.
@@ -128,7 +132,9 @@ def bench_metric(bench: MetricBench, report: Callable[[str], None] = lambda line
         children = _started(entries, setup, facts, stack, report)
         for turn in range(bench.rounds):
             waiting = [name for name in children if entries[name].error is None]
-            for name in waiting if turn % 2 == 0 else waiting[::-1]:  # a drift of the machine cancels out
+            for name in (
+                waiting if turn % 2 == 0 else waiting[::-1]
+            ):  # the alternating order cancels a drift of the machine's speed
                 report(f"round {turn + 1} of {bench.rounds}: {name}")
                 entry = entries[name]
                 try:
@@ -143,21 +149,28 @@ def bench_metric(bench: MetricBench, report: Callable[[str], None] = lambda line
         report(f"memory: {name}")
         with ExitStack() as stack:
             try:
-                entry.found |= _load(alone, stack, GIVES_BACK)[0].ask("memory", **entry.asked)
+                entry.found |= _load(alone, stack, RETURN_FREED_MEMORY)[0].ask("memory", **entry.asked)
             except ChildError as error:
                 report(f"the memory of {name} could not be measured: {error}")
     if bench.error and timed:
         _find_errors(timed, int(facts["latent_dim"]), alone, report)
-    made = {"device": None, "generator": bench.generator, "distance": label, "latent_dim": None, **facts}
+    made: dict[str, Any] = {
+        "device": None,
+        "generator": bench.generator,
+        "family": None,
+        "space": None,
+        "distance": label,
+    }
+    made |= {"latent_dim": None, **facts}
     made |= {"components": bench.components, "rounds": bench.rounds, "tf32": bench.tf32}
     return {**made, "date": datetime.now(UTC).isoformat(timespec="seconds"), **_summary(floor, entries)}
 
 
 def _checked(bench: MetricBench) -> tuple[dict[str, dict[str, Any]], dict[str, Any], str]:
-    """The requests' arguments by the methods' names, what every process is told to load, and the distance's label.
+    """Return the request arguments by method, the setup that every process loads, and the label of the distance.
 
     Raises:
-        SpecError: see `bench_metric`; every problem at once.
+        SpecError: see `bench_metric`. It lists all problems.
     """
     problems: list[str] = []
     name = bench.generator
@@ -181,7 +194,7 @@ def _checked(bench: MetricBench) -> tuple[dict[str, dict[str, Any]], dict[str, A
         if number is not None and number < 1:
             problems.append(f"{key}: must be at least 1, not {number}")
     if bench.tf32 and not device.startswith("cuda"):
-        problems.append("tf32: only a GPU has it; leave it out, or choose the device cuda")
+        problems.append("tf32: only GPUs support it; remove it, or choose the device cuda")
     requests: dict[str, dict[str, Any]] = {}
     for method in bench.methods:
         try:
@@ -192,14 +205,15 @@ def _checked(bench: MetricBench) -> tuple[dict[str, dict[str, Any]], dict[str, A
         problems.append(f"methods: at least one is needed, of auto, {', '.join(METHODS)}, arpack")
     if any(request["method"] == "arpack" for request in requests.values()):
         if bench.components is None:
-            problems.append("components: arpack finds some of the eigenpairs, never all; say how many")
+            problems.append("components: arpack finds only some of the eigenpairs; give their number")
         if find_spec("scipy") is None:
-            problems.append("methods: arpack is scipy's, which is not installed (pip install scipy)")
+            problems.append("methods: arpack needs scipy, which is not installed (pip install scipy)")
     if problems:
         raise SpecError(problems, _SOURCE)
     setup = {
         "path": list(search_path),
         "generator": name,
+        "options": {key: value for key in ("family", "space") if (value := getattr(bench, key)) is not None},
         "distance": distance,
         "device": device,
         "threads": bench.threads,
@@ -212,10 +226,10 @@ def _checked(bench: MetricBench) -> tuple[dict[str, dict[str, Any]], dict[str, A
 
 
 def _parsed(name: str, device: str) -> dict[str, Any]:
-    """`method@precision` as the arguments of a request.
+    """Parse `method@precision` into the arguments of a request.
 
     Raises:
-        ValueError: there is none of that name, or it has no such precision.
+        ValueError: the method is unknown, or it does not support the precision.
     """
     method, at, precision = name.partition("@")
     known = ("auto", *METHODS, "arpack")
@@ -225,16 +239,16 @@ def _parsed(name: str, device: str) -> dict[str, Any]:
     if at and precision not in precisions:
         raise ValueError(f"{name}: {precision!r} is not one of {', '.join(precisions)}{nearest(precision, precisions)}")
     if precision == "tf32" and not device.startswith("cuda"):
-        raise ValueError(f"{name}: only a GPU has tf32; use float32, float64 or bfloat16")
+        raise ValueError(f"{name}: only GPUs support tf32; use float32, float64 or bfloat16")
     if precision == "bfloat16" and method in _NO_TANGENTS:
-        raise ValueError(f"{name}: bfloat16 is that of tangents, which {method} has none of; use float32 or float64")
+        raise ValueError(f"{name}: bfloat16 applies to tangents, and {method} has none; use float32 or float64")
     return {"method": method, "precision": precision or "float32"}
 
 
 def _load(
     setup: Mapping[str, Any], stack: ExitStack, environment: Mapping[str, str] | None = None
 ) -> tuple[Child, dict[str, Any]]:
-    """A process that has loaded the generator and the distance, and its facts; it ends with the stack."""
+    """Start a process that loads generator and distance. Return it with its facts. It ends when the stack closes."""
     child = Child(_CHILD, environment)
     stack.callback(child.end)
     return child, child.ask("load", **setup)
@@ -247,17 +261,17 @@ def _started(
     stack: ExitStack,
     report: Callable[[str], None],
 ) -> dict[str, Child]:
-    """A process for the floor and for each method, warmed up one after the other; fills in `facts`.
+    """Start and warm up a process for the floor and for each method, one after the other. Fill in `facts`.
 
     Raises:
-        SpecError: what a process was told to load is wrong, as every other would find.
+        SpecError: the generator or the distance cannot be loaded, so no other process could load them either.
     """
     children: dict[str, Child] = {}
     for name, entry in entries.items():
         report(f"loading and warming up: {name}")
-        plain = name == _FLOOR or entry.asked["method"] in BASELINES
+        is_plain = name == _FLOOR or entry.asked["method"] in BASELINES
         try:
-            children[name], found = _load({**setup, "keep_memory": not plain}, stack)
+            children[name], found = _load({**setup, "keep_memory": not is_plain}, stack)
             facts |= found
             if name == _FLOOR:
                 entry.asked = {"batch": children[name].ask("find_floor")["batch"]}
@@ -274,7 +288,7 @@ def _started(
 def _find_errors(
     entries: Mapping[str, _Entry], latent_dim: int, setup: Mapping[str, Any], report: Callable[[str], None]
 ) -> None:
-    """The errors of methods: against float64, or where that would take too long, of their eigenpairs."""
+    """Measure the errors of methods against float64; for large n, the residuals of their eigenpairs."""
     if latent_dim > EXACT_UP_TO:
         for entry in entries.values():
             residual = max((run["residual"] for run in entry.runs if run["residual"] is not None), default=None)
@@ -285,14 +299,14 @@ def _find_errors(
         for name, entry in entries.items():
             report(f"error against float64: {name}")
             try:
-                child = child or _load(setup, stack)[0]  # one for all: H in float64 is computed once
+                child = child or _load(setup, stack)[0]  # shared by all methods, so H in float64 is computed once
                 entry.found |= child.ask("error", **entry.asked)
             except ChildError as error:
                 report(f"the error of {name} could not be measured: {error}")
 
 
 def _summary(floor: _Entry, entries: Mapping[str, _Entry]) -> dict[str, Any]:
-    """The part of the result that is made of numbers."""
+    """Return the numbers of the result: ratios, medians and ranges."""
     ratios = {"times_floor": {name: _ratios(entry.seconds, floor.seconds) for name, entry in entries.items()}}
     for baseline in BASELINES:
         reference = entries.get(baseline, _Entry({})).seconds
@@ -315,7 +329,7 @@ def _summary(floor: _Entry, entries: Mapping[str, _Entry]) -> dict[str, Any]:
 
 
 def _described(entry: _Entry) -> dict[str, Any]:
-    """A method's entry of the summary."""
+    """Return a method's entry of the result."""
     seconds = entry.seconds
     last = entry.runs[-1] if seconds else {}
     certified = [run["certified"] for run in entry.runs] if seconds else []
@@ -329,12 +343,13 @@ def _described(entry: _Entry) -> dict[str, Any]:
         "method": last.get("method"),
         "points": min((run["points"] for run in entry.runs), default=None) if seconds else None,
         "certified": None if None in certified or not certified else all(certified),
+        "certificate_share": median(run["certificate_share"] for run in entry.runs) if seconds else None,
         **({} if entry.error is None else {"error": entry.error}),
     }
 
 
 def _ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
-    """Of each round; empty where either failed."""
+    """Return the ratios within each round; empty if either side failed."""
     return [one / other for one, other in zip(above, below, strict=False)]
 
 

@@ -1,0 +1,200 @@
+"""The result document of the benchmark of inversion: one Markdown file with figures, written from the rows."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pullback.analysis.side_by_side import holm
+from pullback.bench.inversion import ARMS, THRESHOLDS, InversionBench
+from pullback.bench.inversion_statistics import (
+    MATCHED,
+    RECOVERED,
+    Outcome,
+    compare,
+    complete_targets,
+    expected_work,
+    outcome,
+    reached_at,
+    wilson,
+)
+from pullback.errors import PullbackError
+
+REFERENCE = {"S1": "adam", "S2b": "adam", "S3": "adam", "S4": "lbfgs"}
+"""The arm that the others are compared with; the first arm if it is missing."""
+_TITLES = {
+    "S1": "S1: own samples",
+    "S2b": "S2b: own samples of unknown class",
+    "S3": "S3: images out of range",
+    "S4": "S4: own samples with a start near the target (D² = 0.05 and 0.2)",
+}
+_LOCAL = (1e-4, 1e-8)
+"""Values of f to which the work is told on S4."""
+
+_FEW = 16
+"""Targets below which the document says that they are too few."""
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def write_report(settings: InversionBench, rows: Rows, n: int, path: Path) -> list[Path]:
+    """Write the document and its figures beside it; return the files.
+
+    Args:
+        settings: of the benchmark.
+        rows: from `read_rows`.
+        n: size of a code.
+        path: the Markdown file.
+
+    Raises:
+        PullbackError: no target is complete, or a file cannot be written.
+    """
+    parts, files = [_head(settings, rows)], [path]
+    for suite in settings.suites:
+        arms = [arm for arm in settings.arms if any(row["suite"] == suite and row["arm"] == arm for row in rows)]
+        targets = complete_targets(rows, suite, arms) if arms else []
+        if not targets:
+            continue
+        found = [outcome(rows, suite, arm, targets, n) for arm in arms]
+        parts.append(_section(suite, found, rows, targets))
+        drawn = _ecdf(suite, arms, rows, targets)
+        image = path.with_name(f"{path.stem}-{suite}.png")
+        parts.append(
+            f"![Share of the pairs of a target and a threshold of f that each arm has reached, against the work]"
+            f"({image.name})\n\n*Share of all pairs of a target and a threshold of f ({_thresholds()}) that each arm "
+            "has reached, against the work in forward equivalents.*"
+        )
+        files.append(image)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            drawn.savefig(image, dpi=200)
+        except OSError as error:
+            raise PullbackError(f"{image} cannot be written: {error.strerror or error}. The rows are kept") from error
+    if len(parts) == 1:
+        raise PullbackError("no target of the benchmark is finished by every arm yet; run it on, its rows are kept")
+    try:
+        path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise PullbackError(f"{path} cannot be written: {error.strerror or error}. The rows are kept") from error
+    return files
+
+
+def _thresholds() -> str:
+    return f"{max(THRESHOLDS):g} to {min(THRESHOLDS):g}"
+
+
+def _head(settings: InversionBench, rows: Rows) -> str:
+    seconds = sum(row["seconds"] for row in rows)
+    tuned = (
+        f"Each arm's settings were chosen on {settings.tuning} other targets at {settings.tuning_budget:g} forward "
+        "equivalents, from at most 16 configurations by the mean rank of f."
+        if settings.tuning
+        else "No arm was tuned: all have their default settings, and Adam a first rate of 0.05 with a cosine schedule."
+    )
+    command = (
+        f"pullback bench inversion --generator {settings.generator} --suites {','.join(settings.suites)} "
+        f"--arms {','.join(settings.arms)} "
+        f"--targets {settings.targets} --budget {settings.budget:g} --local-budget {settings.local_budget:g} "
+        f"--random {settings.random} --tuning {settings.tuning} --metric-samples {settings.metric_samples}"
+    )
+    return f"""# Solvers of inversion on {settings.generator}
+
+Written by `pullback bench inversion` from {len(rows)} rows, which took {seconds:.0f} CPU seconds with one thread. The
+objective is {settings.distance} + 10 · MSE (+ prior). The work is counted in forward equivalents: 1 for an image, 3 for
+a gradient, 1 for a column of a Jacobian. All arms have the same starts for a target: a ridge regression on own samples,
+the nearest own sample{f", {settings.random} random ones" if settings.random else ""}. The mean metric is that of
+{settings.metric_samples} own samples under {settings.distance}. {tuned}
+
+```sh
+{command}
+```"""
+
+
+def _section(suite: str, found: Sequence[Outcome], rows: Rows, targets: Sequence[int]) -> str:
+    names = [each.arm for each in found]
+    reference = found[names.index(REFERENCE[suite])] if REFERENCE[suite] in names else found[0]
+    others = [each for each in found if each.arm != reference.arm]
+    compared = {each.arm: compare(each, reference) for each in others}
+    corrected = dict(zip(compared, holm([each.p for each in compared.values()]), strict=True))
+    corrected_success = dict(zip(compared, holm([each.p_success for each in compared.values()]), strict=True))
+    count = len(targets)
+    known = f"D² < {MATCHED:g}" + (f" and code error < {RECOVERED:g}" if suite != "S3" else "")
+    lines = [
+        f"## {_TITLES[suite]}",
+        f"Targets that every arm has finished: {count}. *Recovered*: {known}. Medians over targets; the comparison is "
+        f"with {ARMS[reference.arm].label}, paired by target, p-values corrected for {len(others)} arms (Holm).",
+    ]
+    table = [
+        "| arm | recovered [95 %] | median D² | ratio to reference [95 %] | Wilcoxon p | McNemar p | work | gradients "
+        "| Jacobians | CPU s | ‖z‖/√n |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for each in sorted(found, key=lambda one: float(np.median(one.distance))):
+        successes = int(each.recovered.sum())
+        low, high = wilson(successes, count)
+        versus = compared.get(each.arm)
+        cells = [
+            ARMS[each.arm].label,
+            f"{successes} of {count} [{100 * low:.0f}–{100 * high:.0f} %]",
+            f"{np.median(each.distance):.2g}",
+            "reference"
+            if versus is None
+            else f"{versus.ratio:.2g} [{versus.ratio_ci95[0]:.2g}–{versus.ratio_ci95[1]:.2g}]",
+            "" if versus is None else f"{corrected[each.arm]:.2g}",
+            "" if versus is None else f"{corrected_success[each.arm]:.2g}",
+            f"{np.median(each.work):.0f}",
+            f"{np.median(each.gradients):.0f}",
+            f"{np.median(each.jacobians):.1f}",
+            f"{np.median(each.seconds):.1f}",
+            f"{np.median(each.norm):.2f}",
+        ]
+        table.append(f"| {' | '.join(cells)} |")
+    if count < _FEW:
+        lines.append(
+            f"**{count} of at least {_FEW} targets: too few to rank the arms.** Read these numbers as a first look."
+        )
+    lines.append("\n".join(table))
+    lines.append(_work_table(suite, found, rows, targets))
+    return "\n\n".join(lines)
+
+
+def _work_table(suite: str, found: Sequence[Outcome], rows: Rows, targets: Sequence[int]) -> str:
+    """How many targets reach some values of f, and with what work."""
+    thresholds = _LOCAL if suite == "S4" else (0.1, 0.02, 1e-3)
+    heads = [f"f ≤ {each:g}: reached | expected work | median CPU s" for each in thresholds]
+    table = [f"| arm | {' | '.join(heads)} |", "|---" * (1 + 3 * len(thresholds)) + "|"]
+    for each in found:
+        cells = [ARMS[each.arm].label]
+        for threshold in thresholds:
+            seconds = reached_at(rows, suite, each.arm, targets, threshold, 2)
+            work = expected_work(rows, suite, each.arm, targets, threshold)
+            done = np.isfinite(seconds)
+            cells += [
+                f"{int(done.sum())} of {len(targets)}",
+                f"{work:.0f}" if np.isfinite(work) else "–",
+                f"{np.median(seconds[done]):.1f}" if done.any() else "–",
+            ]
+        table.append(f"| {' | '.join(cells)} |")
+    return (
+        "Work until the objective f first is at a value: targets that reach it, the expected work (all work spent over "
+        "the successes), and the CPU seconds of those that reach it.\n\n" + "\n".join(table)
+    )
+
+
+def _ecdf(suite: str, arms: Sequence[str], rows: Rows, targets: Sequence[int]) -> Any:
+    from pullback.analysis.drawing import PAGE, draw_line, legend_above, new_figure, plain_axes, series
+
+    drawn = new_figure(f"inversion-{suite.lower()}", width=PAGE, height=3.2)
+    axes = plain_axes(drawn, x="work (forward equivalents)", y="share reached")
+    for place, arm in enumerate(arms):
+        times = np.sort(np.concatenate([reached_at(rows, suite, arm, targets, threshold) for threshold in THRESHOLDS]))
+        done = times[np.isfinite(times)]
+        ends = [row["work"] for row in rows if row["suite"] == suite and row["arm"] == arm]
+        steps = np.concatenate([[1.0], np.maximum(done, 1.0), [max(ends, default=1.0)]])
+        shares = np.concatenate([[0.0], np.arange(1, len(done) + 1), [len(done)]]) / len(times)
+        draw_line(axes, steps, shares, series(place), ARMS[arm].label, marked=False)
+    axes.set_xscale("log")
+    axes.set_ylim(0, 1)
+    legend_above(axes, columns=3)
+    return drawn
