@@ -74,7 +74,7 @@ def test_a_server_that_does_not_answer_is_one_line(bucket, here, pullback, monke
 
 def test_a_sweep_is_seen_and_cancelled_from_another_machine(bucket, here, job, pullback, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-    monkeypatch.setattr("pullback.sweep.control.socket.gethostname", lambda: "a laptop")
+    monkeypatch.setattr("pullback.driving.record.socket.gethostname", lambda: "a laptop")
     job(
         "there.yaml",
         generator="toy_generators:slow",
@@ -92,7 +92,7 @@ def test_a_sweep_is_seen_and_cancelled_from_another_machine(bucket, here, job, p
         assert state.json["driver"]["pid"] == driver.pid
         assert "attached" in pullback("submit", "there.yaml").err, "no second driver beside it"
         told = pullback("logs", f"{bucket}/mine")
-        assert (told.code, "where its driver was started" in told.err) == (1, True)
+        assert (told.code, "where its driver started" in told.err) == (1, True)
         assert pullback("cancel", f"{bucket}/mine").code == 0
         assert pullback("status", f"{bucket}/mine", "--json").json["state"] == "cancelling"
         assert driver.wait(60) == 130

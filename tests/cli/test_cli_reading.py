@@ -1,15 +1,19 @@
 import re
 import socket
+from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 import xarray as xr
 
+from pullback.driving.control import forget_record, write_record
+from pullback.driving.record import DriverRecord
 from pullback.generators import zoo
-from pullback.generators.weights import manifest
+from pullback.store.creation import create
 from pullback.store.reader import open_sweep
-from pullback.sweep.control import DriverRecord, forget_record, write_record
+from pullback.weights.manifest import manifest
+from stored_sweeps import LAYOUT, commit, record_of
 
 
 def test_show_as_json_keeps_its_promises(done, pullback):
@@ -118,7 +122,7 @@ def test_one_sample_has_no_statistics_and_two_have_strict_json(here, pullback, j
 
 
 def test_nan_is_never_printed_as_json(done, pullback, monkeypatch):
-    monkeypatch.setattr("pullback.display.sweep_dict", lambda sweep, state: {"value": float("nan")})
+    monkeypatch.setattr("pullback.cli.sweeps._document", lambda sweep: {"value": float("nan")})
     with pytest.raises(ValueError, match="not JSON compliant"):
         pullback("show", "sweeps/mine", "--json")
 
@@ -130,6 +134,9 @@ def test_analyze_as_a_table_suggests_the_report(done, pullback):
     assert "Homogeneity" in said.out
     assert said.next_commands() == ["pullback report sweeps/mine --draws 20"]
     assert pullback("analyze", "sweeps/mine").next_commands() == ["pullback report sweeps/mine"]
+    blocks = ("--statistic", "blocks", "--blocks", "{a: [0, 2], b: [2, 6]}")
+    suggested = pullback("analyze", "sweeps/mine", "--draws", 20, *blocks).next_commands()
+    assert suggested == ["pullback report sweeps/mine --statistic blocks --draws 20 --blocks '{a: [0, 2], b: [2, 6]}'"]
 
 
 def test_a_sweep_is_analysed_and_reported_as_it_was_at_a_snapshot(done, pullback):
@@ -232,3 +239,19 @@ def test_a_sweep_cannot_be_named_by_another_job(pullback, done, job, tmp_path):
     other = job(tmp_path / "other.yaml", store="sweeps/mine", samples={"count": 9})
     assert "holds another sweep" in pullback("show", other).err
     assert pullback("show", other).code == 1
+
+
+@pytest.mark.parametrize(
+    "provenance", [{}, {"name": "odd", "sweep_id": 7, "spec": [1], "inputs": {"sources": 3}, "notes": "x"}]
+)
+@pytest.mark.parametrize("command", ["ls", "show", "audit", "export", "status"])
+def test_a_store_whose_provenance_says_little_or_nonsense_is_still_read(here, pullback, provenance, command):
+    store = create(Path("sweeps/odd"), LAYOUT, provenance)
+    commit(store, record_of(LAYOUT, 0))
+    arguments = {"ls": ["ls"], "export": ["export", "sweeps/odd", "odd.zarr"]}.get(command, [command, "sweeps/odd"])
+    said = pullback(*arguments)
+    assert "Traceback" not in said.err
+    assert said.code in (0, 1, 3)
+    if command in ("ls", "show"):
+        assert said.code == 0
+        assert pullback(*arguments, "--json").code == 0

@@ -37,7 +37,7 @@ def test_serving_beyond_this_machine_without_tokens_does_not_start(pullback, tmp
     pullback("tokens", "add", "anna", "--scope", "read", "--file", file)
     pullback("tokens", "remove", "anna", "--file", file)
     nobody = pullback("serve", tmp_path, "--host", "0.0.0.0", "--tokens", file)
-    assert (nobody.code, "has no token in it" in nobody.err) == (1, True)
+    assert (nobody.code, "pullback tokens add" in nobody.err) == (1, True)
     file.chmod(0o640)
     assert "chmod 600" in pullback("serve", tmp_path, "--tokens", file).err
 

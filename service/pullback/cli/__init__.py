@@ -1,4 +1,4 @@
-"""The command line; see `entry`."""
+"""The command line. `entry` assembles and runs it; each other module holds one group of commands, or helpers."""
 
 from pullback.cli.common import EXIT_INTERRUPTED
 from pullback.cli.entry import app, main

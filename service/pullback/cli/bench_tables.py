@@ -1,4 +1,4 @@
-"""What `pullback bench` shows. Pure presentation."""
+"""Tables of `pullback bench`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,49 +6,56 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from pullback import display
-from pullback.progress import duration
+from pullback.cli import display
+from pullback.cli.progress import duration
 
 _STEADY = 1.5
-"""Times of the same work differ by a smaller factor than this on a machine that does nothing else."""
+"""On an idle machine, the longest and the shortest time of one method differ by less than this factor."""
 
 
 def bench_table(result: Mapping[str, Any], console: Console) -> None:
-    """`pullback bench metric`."""
+    """Print the table of `pullback bench metric`."""
     floor = result["floor_seconds"]
-    told = f"not measured: {result.get('floor_error')}"
+    floor_text = f"not measured: {result.get('floor_error')}"
     if floor is not None:
         passes = f"{result['latent_dim']} forward passes, {result['floor_batch']} at once"
-        told = f"{_spread(floor, result['floor_range'])} s for {passes}"
+        floor_text = f"{_spread(floor, result['floor_range'])} s for {passes}"
     rows = {
         "device": f"{result['device'] or 'unknown'}, {result.get('threads') or '?'} CPU threads",
         "metric": f"{result['generator']} under {result['distance']}, n = {result['latent_dim'] or '?'}",
-        "floor": told,
+        **({"family": f"{result['family']}, space {result['space']}"} if result.get("family") else {}),
+        "floor": floor_text,
     }
     console.print(display.two_columns(rows))
     console.print()
-    table = display.table_of("method", ">s per metric", ">× floor", ">speed-up", ">relative error", ">peak memory")
+    titles = (">s per metric", ">× floor", ">speed-up", ">relative error", ">peak memory", ">certificate")
+    table = display.table_of("=method", *titles)
     baseline = "arpack" if "speedup_vs_arpack" in result and not result["speedup_vs_backprop"] else "backprop"
     for name, entry in result["methods"].items():
-        ratios = [result[key].get(name) for key in ("times_floor", f"speedup_vs_{baseline}")]
+        times, speedup = (result[key].get(name) for key in ("times_floor", f"speedup_vs_{baseline}"))
+        share = entry.get("certificate_share")
         error, memory = entry["relative_error"], entry["peak_memory_bytes"]
         table.add_row(
             escape(name),
             _spread(entry["seconds"], entry["seconds_range"]),
-            *("–" if ratio is None else f"{ratio:.3g}" for ratio in ratios),
+            "–" if times is None else f"{times:.3g}",
+            "–" if speedup is None else f"{speedup:.3g}",
             "–" if error is None else f"{error:.1e}",
             "–" if memory is None else display.size(memory),
+            f"{100 * share:.0f} %" if share else "–",
         )
     console.print(table)
-    what = {"backprop": "the paper's method", "arpack": "scipy's eigsh on products by a second backward pass"}[baseline]
-    console.print(f"speed-up: over {baseline}, {what}; memory: of one metric, beyond what is loaded")
+    described = {"backprop": "the paper's method", "arpack": "scipy's eigsh on products by a second backward pass"}[
+        baseline
+    ]
+    console.print(f"speed-up: over {baseline}, {described}; memory: for one metric, beyond generator and distance")
     for name, entry in result["methods"].items():
         for note in _bench_notes(name, entry):
             console.print(f"{escape(name)}: {escape(note)}")
 
 
 def scaling_table(result: dict[str, Any], console: Console) -> None:
-    """`pullback bench scaling`: how the rate grows with the workers, and where their time goes."""
+    """Print the table of `pullback bench scaling`."""
     names = ("compute", "verify", "write", "commit")
     table = display.table_of(">workers", ">samples/s", ">efficiency", ">computing", *(f">{name}" for name in names))
     table.title = (
@@ -64,11 +71,11 @@ def scaling_table(result: dict[str, Any], console: Console) -> None:
             *(f"{1000 * parts[name]:.1f} ms" for name in names),
         )
     console.print(table)
-    console.print("compute, verify, write, commit: for each sample. A shard is written while the next one is computed.")
+    console.print("compute, verify, write, commit: time a sample. A shard is written while the next one is computed.")
 
 
 def simulation_table(results: Mapping[str, Mapping[str, Any]], console: Console) -> None:
-    """`pullback bench scheduler`."""
+    """Print the table of `pullback bench scheduler`."""
     table = display.table_of(
         ">GPUs", ">busy", ">wasted", ">tail", ">deaths", ">driver a shard", ">driver busy", ">commits/s"
     )
@@ -84,12 +91,12 @@ def simulation_table(results: Mapping[str, Mapping[str, Any]], console: Console)
             f"{found['commits'] / found['seconds']:.2f}",
         )
     console.print(table)
-    console.print("wasted: computing that led to no result; tail: from when the last shard was given out to the end")
+    console.print("wasted: share of computing without a result; tail: time from the start of the last shard to the end")
     console.print("driver a shard: processor time of the scheduler, measured; driver busy: its share of the time")
 
 
 def _bench_notes(name: str, entry: Mapping[str, Any]) -> list[str]:
-    """What a reader of a method's row must know besides."""
+    """Return remarks on the row of a method."""
     if "error" in entry:
         return [f"failed: {entry['error']}"]
     notes = [] if entry["method"] == name.partition("@")[0] else [f"it used {entry['method']}"]
@@ -102,5 +109,40 @@ def _bench_notes(name: str, entry: Mapping[str, Any]) -> list[str]:
 
 
 def _spread(middle: float | None, ends: Sequence[float] | None) -> str:
-    """A median, and from where to where the single values go."""
+    """Format a median and its range."""
     return "–" if middle is None or ends is None else f"{middle:.3g} ({ends[0]:.3g}–{ends[1]:.3g})"
+
+
+def analysis_table(result: Mapping[str, Any], console: Console) -> None:
+    """Print the table of `pullback bench analysis`."""
+    settings, baseline = result["settings"], result["baseline"]
+    table = display.table_of("=homogeneity", ">s", ">times the loop", ">in CPU time", ">peak memory", "error")
+    table.title = f"{settings['samples']} samples, n = {settings['latent_dim']}, {result['cores']} cores"
+    table.add_row("the paper's loop", f"{baseline['seconds']:.3g}", "1", "1", "–", "")
+    full, sampled = result["full"], result["sampled"]
+    errors = {
+        "full": f"{full['precision_error']:.1e} against float64",
+        "sampled": f"standard error {sampled['standard_error_log']:.1e}, {sampled['standard_error_linear']:.1e}",
+    }
+    names = {"full": f"all pairs, {settings['workers']} processes", "sampled": f"{sampled['pairs']} sampled pairs"}
+    for key, label in names.items():
+        found = result[key]
+        table.add_row(
+            label,
+            f"{found['seconds']:.3g}",
+            f"{found['times_faster']:.3g}",
+            f"{found['times_less_cpu']:.3g}",
+            display.size(max(found["peak_bytes"], found.get("worker_peak_bytes") or 0)),
+            errors[key],
+        )
+    console.print(table)
+    shared, stream = result["shared"], result["stream"]
+    rows = {
+        "loop": f"extrapolated {baseline['extrapolated']}",
+        "processes": f"{shared['workers']} are {shared['times_faster']:.2f} times one of one thread "
+        f"({shared['samples']} samples{'' if shared['same_bits'] else '; results differ'})",
+        "streaming": f"{stream['samples']} samples, k = {stream['kept']} of n = {stream['latent_dim']}: anisotropy "
+        f"{stream['seconds_anisotropy']:.3g} s, mean metric {stream['seconds_mean_metric']:.3g} s, reading alone "
+        f"{stream['seconds_reading']:.3g} s, {display.size(stream['peak_bytes'])} of memory",
+    }
+    console.print(display.two_columns(rows))

@@ -1,15 +1,20 @@
-"""What the commands share: exit codes, options, and how a sweep or a plan is come by."""
+"""Shared by the commands: exit codes, common options, loading jobs and opening sweeps."""
 
 import json
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
+from pullback.cli.completion import complete_job, complete_sweep
+from pullback.cli.numbers import only_numbers, stream
+from pullback.cli.terminal import messages, shell_word
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pullback.analysis.protocol import Result
     from pullback.store.reader import Sweep
     from pullback.sweep.plan import Plan
 
@@ -17,11 +22,11 @@ EXIT_INTERRUPTED = 130
 
 
 def store_at(target: str) -> str:
-    """The store that a target names, itself or by its job's file.
+    """Return the address of a sweep that is given by its address or by its job's file.
 
     Raises:
-        SpecError: the job is wrong.
-        StoreError: the store holds another job's sweep.
+        SpecError: the job is invalid.
+        StoreError: the store holds the sweep of another job.
     """
     if not Path(target).is_file():
         return target
@@ -34,29 +39,52 @@ def store_at(target: str) -> str:
     return str(job.store or job.store_path)
 
 
-Job = Annotated[Path, typer.Argument(help="A job's YAML file, such as jobs/quickstart.yaml.", show_default=False)]
+Job = Annotated[
+    Path,
+    typer.Argument(
+        autocompletion=complete_job, help="A job's YAML file, such as jobs/quickstart.yaml.", show_default=False
+    ),
+]
 SweepPath = Annotated[
     str,
     typer.Argument(
         callback=store_at,
-        help="A sweep: its folder, an address like s3://bucket/prefix, or its job's YAML file.",
+        autocompletion=complete_sweep,
+        help="A sweep: a folder, an address such as s3://bucket/prefix, or the YAML file of its job.",
         show_default=False,
     ),
 ]
 Snapshot = Annotated[
     str | None,
     typer.Option(
-        help="As the sweep was at this snapshot, one of `pullback snapshots`; by default as it is now.",
+        help="Read this snapshot, one of `pullback snapshots`; by default the last.",
         show_default=False,
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+With = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--with",
+        autocompletion=complete_sweep,
+        help="A further sweep, for statistics that compare several, such as comparison; can be given several times. "
+        "SWEEP@SNAPSHOT names a snapshot.",
+        show_default=False,
+    ),
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", callback=only_numbers, is_eager=True, help="Print JSON instead of a table.")
+]
 
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+Csv = Annotated[
+    Path | None,
+    typer.Option("--csv", help="Also write each table as a CSV file into this new folder.", show_default=False),
+]
+
+err = messages()
 
 
 def make_plan_of(job: Path, measure: bool = False, serial: bool = False) -> "Plan":
-    """The plan of a job's file; with `serial`, for one worker."""
+    """Plan the job in a file; with `serial`, for one worker."""
     from pullback.generators import zoo
     from pullback.spec import load_job
     from pullback.sweep.plan import make_plan
@@ -68,17 +96,58 @@ def make_plan_of(job: Path, measure: bool = False, serial: bool = False) -> "Pla
 
 
 def open_at(sweep: str, snapshot: str | None = None) -> "Sweep":
-    """The sweep at a place, as it was at a snapshot or as it is now."""
+    """Open a sweep at a snapshot, by default the last."""
     from pullback.store.reader import open_sweep
 
     return open_sweep(sweep, snapshot)
 
 
+def open_others(named: list[str] | None) -> "list[Sweep]":
+    """Open the further sweeps that `--with` names."""
+    from pullback.store.location import split_snapshot
+
+    opened = []
+    for text in named or ():
+        place, snapshot = split_snapshot(text)
+        opened.append(open_at(store_at(place), snapshot))
+    return opened
+
+
 def shown(path: object) -> str:
-    """A path or an address in a command that is printed to be copied into a shell."""
-    return escape(shlex.quote(str(path)))
+    """Return a path or an address for a printed command, quoted for a shell."""
+    return escape(shell_word(str(path), err.encoding))
+
+
+def key_values(pairs: list[str] | None, option: str) -> dict[str, Any]:
+    """Values of an option `KEY=VALUE` that may be repeated; each value is read as YAML, as in a job.
+
+    Raises:
+        SpecError: a pair has no `=`, or its value is no YAML.
+    """
+    import yaml
+
+    from pullback.errors import SpecError
+
+    found: dict[str, Any] = {}
+    for pair in pairs or ():
+        key, equals, value = pair.partition("=")
+        try:
+            if not (equals and key):
+                raise ValueError
+            found[key] = yaml.safe_load(value)
+        except (ValueError, yaml.YAMLError) as error:
+            raise SpecError([f"{option} {pair}: write KEY=VALUE, such as resolution=256"]) from error
+    return found
+
+
+def write_csv(results: "Mapping[str, Result]", folder: Path) -> None:
+    """Write the tables of results as CSV files into a new folder; raises StoreError if it is taken or not writable."""
+    from pullback.interchange.tables import write_tables
+
+    files = write_tables(results, folder)
+    err.print(f"wrote {len(files)} tables into {escape(str(folder))}")
 
 
 def print_json(content: Any) -> None:
-    """Print JSON."""
-    print(json.dumps(content, indent=2, allow_nan=False))
+    """Print JSON to standard output, which has no other text."""
+    print(json.dumps(content, indent=2, allow_nan=False), file=stream(), flush=True)
