@@ -7,6 +7,7 @@
 # PULLBACK_PORT    8000
 # PULLBACK_TOKENS  the file of tokens; without it the service listens at 127.0.0.1 only
 # PULLBACK_HOST    with tokens, where it listens: 0.0.0.0
+# PULLBACK_ROOT_PATH  the path under which a proxy serves it, such as /pullback; none
 set -eu
 what="${1:-serve}"
 [ "$#" -eq 0 ] || shift
@@ -18,7 +19,7 @@ serve)
     if [ -n "${PULLBACK_TOKENS:-}" ]; then
         set -- --host "${PULLBACK_HOST:-0.0.0.0}" --tokens "$PULLBACK_TOKENS" "$@"
     fi
-    exec pullback serve "$folder" --port "${PULLBACK_PORT:-8000}" "$@"
+    exec pullback serve "$folder" --port "${PULLBACK_PORT:-8000}" --root-path "${PULLBACK_ROOT_PATH:-}" "$@"
     ;;
 run)
     exec pullback run "$@"
