@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 
 from pullback import cli
+from pullback.signals import ENDING
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Said:
         return json.loads(self.out, parse_constant=refuse)
 
     def next_commands(self):
-        """The commands that were suggested: `next: pullback ...`, `to go on: pullback ...`, `see pullback ...`."""
+        """The commands that were suggested: `next: pullback ...`, `to resume: pullback ...`, `see pullback ...`."""
         lines = (self.out + self.err).splitlines()
         found = [line.partition("pullback ") for line in lines if "pullback " in line and ":" in line]
         return [f"pullback {rest}" for before, _, rest in found if before.endswith((": ", "see "))]
@@ -37,7 +38,7 @@ class Said:
 def call(*arguments):
     """`pullback` with these arguments."""
     out, err = io.StringIO(), io.StringIO()
-    before, handler = sys.argv, signal.getsignal(signal.SIGTERM)
+    before, handlers = sys.argv, {number: signal.getsignal(number) for number in (signal.SIGINT, *ENDING)}
     sys.argv = ["pullback", *map(str, arguments)]
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -48,5 +49,6 @@ def call(*arguments):
                 code = left.code or 0
     finally:
         sys.argv = before
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return Said(code, out.getvalue(), err.getvalue())

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pullback.store.repository import SweepStore, create, write_shard
+from pullback.store.creation import create
+from pullback.store.repository import SweepStore
 from pullback.store.schema import GOOD, QUARANTINED, SHARD_ARRAYS, Layout, Reason, ShardRecord
+from pullback.store.shard_writing import write_shard
 
 LAYOUT = Layout(samples=10, latent_dim=16, components=8, shard_size=4)
 """Three shards, the last of 2 samples; eigenvectors too large for Icechunk to keep them inline."""
@@ -37,9 +39,9 @@ def record_of(
     return ShardRecord(shard, **values)
 
 
-def filled(path: Path, shards: tuple[int, ...] = (0, 1, 2), layout: Layout = LAYOUT) -> SweepStore:
+def filled(path: Path | str, shards: tuple[int, ...] = (0, 1, 2), layout: Layout = LAYOUT) -> SweepStore:
     """A store with the given shards committed; sample 1 is quarantined."""
-    store = create(path, layout, {"name": path.name, "seed": 7})
+    store = create(path, layout, {"name": Path(path).name, "seed": 7})
     commit(store, *(record_of(layout, shard, quarantined=(1,)) for shard in shards))
     return store
 
@@ -61,3 +63,12 @@ def flip_byte(path: Path, position: int = -100) -> None:
     content = bytearray(path.read_bytes())
     content[position] ^= 1
     path.write_bytes(content)
+
+
+NATIVE = {"eigenvector", "metric_sum"}
+"""The arrays whose chunks are files of their own; Icechunk keeps smaller ones in its manifests."""
+
+
+def chunks(path: Path) -> set[Path]:
+    """Return the chunk files of a sweep's store."""
+    return {*(path / "chunks").iterdir()}

@@ -1,5 +1,6 @@
 """Small generators with known metrics, registered nowhere: jobs name them `toy_generators:factory`."""
 
+import os
 import time
 
 import torch
@@ -50,14 +51,33 @@ class Slow(Smooth):
     """As `Smooth`, and slow enough to be interrupted: every forward pass sleeps."""
 
     name = "slow"
+    seconds = 0.05
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        time.sleep(0.05)
+        time.sleep(self.seconds)
+        return super().forward(z)
+
+
+class Sleepy(Slow):
+    """Sleeps so long that what else a sample costs matters little, even on a busy machine; not while it is planned.
+
+    The variable PULLBACK_TEST_PLANNER names the process that plans: measuring takes a hundred passes.
+    """
+
+    seconds = 0.15
+
+    def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        if os.environ.get("PULLBACK_TEST_PLANNER") == str(os.getpid()):
+            return Smooth.forward(self, z)
         return super().forward(z)
 
 
 def slow() -> Slow:
     return Slow()
+
+
+def sleepy() -> Sleepy:
+    return Sleepy()
 
 
 def linear() -> Linear:
@@ -66,6 +86,10 @@ def linear() -> Linear:
 
 def smooth() -> Smooth:
     return Smooth()
+
+
+def smooth_of_twelve() -> Smooth:
+    return Smooth(latent_dim=12)
 
 
 def classes() -> Classes:

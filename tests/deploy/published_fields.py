@@ -33,8 +33,8 @@ _CONTAINER = {
         "capabilities": {"drop": [str]},
     },
     "volumeMounts": [{"name": str, "mountPath": str, "readOnly": bool}],
-    "readinessProbe": {"tcpSocket": {"port": (str, int)}, "periodSeconds": int},
-    "livenessProbe": {"tcpSocket": {"port": (str, int)}, "periodSeconds": int},
+    "readinessProbe": {"httpGet": {"path": str, "port": (str, int)}, "periodSeconds": int},
+    "livenessProbe": {"httpGet": {"path": str, "port": (str, int)}, "periodSeconds": int},
 }
 _POD = {
     "automountServiceAccountToken": bool,

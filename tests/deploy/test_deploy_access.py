@@ -9,7 +9,7 @@ import tomllib
 from deployed import COMPOSE, DEPLOY, OBJECTS, RAY_UP, ROOT, TEXTS, clusters, containers, instructions, pods, ray_pods
 
 import pullback
-from pullback.generators.weights import manifest
+from pullback.weights.manifest import manifest
 
 # The image
 

@@ -86,7 +86,8 @@ def test_scripts_are_shell_and_can_be_executed(name):
 
 def test_options_of_slurm_are_known():
     given = re.findall(r"^#SBATCH --([a-z-]+)", TEXTS["slurm/pullback.sbatch"], re.MULTILINE)
-    assert set(given) <= {"job-name", "ntasks-per-node", "exclusive", "signal", "requeue", "open-mode"}
+    assert set(given) <= {"job-name", "ntasks-per-node", "signal", "requeue", "open-mode"}
+    assert "exclusive" not in given, "other jobs may use what this one does not"
     assert "#SBATCH --signal=B:" in TEXTS["slurm/pullback.sbatch"], "the script itself is to be told, not its steps"
 
 
@@ -118,6 +119,9 @@ def _parse(words: list[str]) -> None:
     command = typer.main.get_command(cli.app)
     while words and hasattr(command, "commands"):
         name, *words = words
+        if name.startswith("-"):  # an option of `pullback` itself
+            assert name in {option for parameter in command.params for option in parameter.opts}, f"no option {name}"
+            continue
         assert name in command.commands, f"there is no command {name}"
         command = command.commands[name]
     if words:

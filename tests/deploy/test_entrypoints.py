@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from pullback.api.tokens import add_token
+from pullback.driving.sweep_state import sweep_state
 from pullback.errors import PullbackError
 from pullback.store.reader import open_sweep
-from pullback.sweep.control import state_of
 
 pytestmark = [pytest.mark.end_to_end]
 
@@ -167,7 +167,7 @@ def wait_for(place: Path, name: str, good: int, process: subprocess.Popen[str]):
     while time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()[0]
         try:
-            found = state_of(place / name)
+            found = sweep_state(place / name)
         except PullbackError:
             found = None
         if found is not None and found.good >= good:
@@ -197,7 +197,7 @@ def test_a_job_whose_driver_is_killed_fails_and_submitted_again_ends_with_the_sw
     driver.kill()
     code, said = finish(process)
     assert code == 1, said
-    assert "gone without a word" in said
+    assert "its driver has ended" in said
     before = open_sweep(place / "slow").status()
     assert before.pending > 0, "nothing was tested"
     assert left_of(NUMBER) == []
@@ -215,6 +215,11 @@ def fake_ray(place: Path, driver: str = "exit 0") -> None:
     for name, text in {"ray": FAKE_RAY, "python": python}.items():
         (place / "bin" / name).write_text(text)
         (place / "bin" / name).chmod(0o755)
+
+
+def without_status(place: Path) -> None:
+    """In place of `pullback status`, which takes seconds to start, where its answer decides nothing."""
+    (place / "bin" / "pullback").write_text("#!/bin/sh\nexit 1\n")
 
 
 @pytest.mark.parametrize(
@@ -267,8 +272,26 @@ def test_on_several_nodes_one_ray_is_started_on_each_with_the_jobs_token(place):
     assert one.split()[-1] not in said
 
 
+@pytest.mark.parametrize(
+    ("variables", "cores"),
+    [
+        ({"SLURM_CPUS_PER_TASK": "6", "SLURM_CPUS_ON_NODE": "8"}, "--num-cpus=6"),
+        ({"SLURM_CPUS_ON_NODE": "8"}, "--num-cpus=8"),
+        ({}, ""),
+    ],
+)
+def test_on_a_node_that_others_use_too_ray_has_the_jobs_cores(place, variables, cores):
+    fake_ray(place)
+    without_status(place)
+    write_job(place, "small", "toy_generators:smooth", 4)
+    finish(sbatch(place, "small", NUMBER, FAIL="yes", PULLBACK_RAY_OPTIONS="", **variables))
+    head = next(line for line in (place / "srun.log").read_text().splitlines() if "ray start --head" in line)
+    assert re.findall(r"--num-cpus=\d+", head) == ([cores] if cores else [])
+
+
 def test_a_job_whose_ray_does_not_start_fails_at_once(place):
     fake_ray(place)
+    without_status(place)
     (place / "bin" / "python").write_text("#!/bin/sh\nexec sleep 60\n")  # which waits for it
     write_job(place, "small", "toy_generators:smooth", 4)
     began = time.monotonic()

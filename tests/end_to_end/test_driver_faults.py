@@ -13,13 +13,14 @@ import pytest
 import yaml
 
 from command_line import call
+from pullback.driving import run
+from pullback.driving.background import start
+from pullback.driving.control import events_path, request_cancel
+from pullback.driving.sweep_state import sweep_state
 from pullback.errors import StoreError
 from pullback.spec import JobSpec
 from pullback.store.reader import open_sweep
 from pullback.store.repository import SweepStore
-from pullback.sweep import run
-from pullback.sweep.background import start
-from pullback.sweep.control import events_path, request_cancel, state_of
 
 pytestmark = pytest.mark.end_to_end
 
@@ -79,7 +80,7 @@ def test_a_driver_killed_around_a_commit_loses_what_was_not_committed_and_repeat
     assert drive(folder, generator=generator)[0] == -signal.SIGKILL
     left = results(folder)
     assert sorted(left) == kept
-    assert state_of(folder / "small").state == "stopped"
+    assert sweep_state(folder / "small").state == "stopped"
     assert here(folder, generator=generator) == 0
     assert left.items() <= results(folder).items()
     assert len(results(folder)) == 6
@@ -107,10 +108,10 @@ def test_of_eight_submitters_of_one_job_at_once_one_starts_a_driver(folder):
         each.join(timeout=60)
     assert sorted(begun) == [False] * 7 + [True]
     deadline = time.monotonic() + 120
-    while state_of(folder / "small").exit_code == 3:
+    while sweep_state(folder / "small").exit_code == 3:
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    assert state_of(folder / "small").state == "done"
+    assert sweep_state(folder / "small").state == "done"
     assert sorted(shards_computed(folder)) == list(range(6))
 
 
@@ -119,16 +120,16 @@ def test_a_job_submitted_right_after_it_was_cancelled_is_started_again_not_attac
     command = [sys.executable, "-m", "pullback", "run", "--serial"]
     assert start(job, command)
     deadline = time.monotonic() + 60
-    while state_of(folder / "small").state != "running":
+    while sweep_state(folder / "small").state != "running":
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert request_cancel(folder / "small")
-    assert state_of(folder / "small").state == "cancelling"
+    assert sweep_state(folder / "small").state == "cancelling"
     assert start(job, command)
-    while state_of(folder / "small").exit_code == 3:
+    while sweep_state(folder / "small").exit_code == 3:
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    assert state_of(folder / "small").state == "done"
+    assert sweep_state(folder / "small").state == "done"
     assert sorted(shards_computed(folder)) == list(range(12)), "and nothing was computed twice"
 
 

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from pullback.distances import features, lpips, mse, ssim
 from pullback.errors import SpecError
-from pullback.spec import CustomSpec, FeaturesSpec, JobSpec, LpipsSpec, MseSpec, SsimSpec, explain, load_job, names_code
+from pullback.spec import CustomOptions, JobSpec, explain, load_job, names_code
 
 PREFIX = "name: small\ngenerator: dcgan-faces\nsamples: {count: 3}\ndistance: "
 
@@ -20,23 +21,23 @@ def job(tmp_path, distance):
 
 
 GOOD = {
-    "lpips": (LpipsSpec, {"name": "lpips"}),
-    "{name: lpips, trunk: squeeze}": (LpipsSpec, {"name": "lpips", "trunk": "squeeze"}),
-    "mse": (MseSpec, {"name": "mse"}),
-    "ssim": (SsimSpec, {"name": "ssim"}),
-    "{name: ssim, clamp: true, size: 64}": (SsimSpec, {"name": "ssim", "clamp": True, "size": 64}),
+    "lpips": (lpips.Options, {"name": "lpips"}),
+    "{name: lpips, trunk: squeeze}": (lpips.Options, {"name": "lpips", "trunk": "squeeze"}),
+    "mse": (mse.Options, {"name": "mse"}),
+    "ssim": (ssim.Options, {"name": "ssim"}),
+    "{name: ssim, clamp: true, size: 64}": (ssim.Options, {"name": "ssim", "clamp": True, "size": 64}),
     "{name: features, module: mine.nets:make, layer: blocks.2}": (
-        FeaturesSpec,
+        features.Options,
         {"name": "features", "module": "mine.nets:make", "layer": "blocks.2"},
     ),
     "{name: features, module: generator, layer: '3'}": (
-        FeaturesSpec,
+        features.Options,
         {"name": "features", "module": "generator", "layer": "3"},
     ),
-    "mine:function": (CustomSpec, {"name": "mine:function"}),
-    "{name: mine:function, size: 32}": (CustomSpec, {"name": "mine:function", "size": 32}),
-    "{name: mse, mask: [0, 0, 1, 0.5]}": (MseSpec, {"name": "mse", "mask": [0, 0, 1, 0.5]}),
-    "{name: ssim, mask: masks/face.npy}": (SsimSpec, {"name": "ssim", "mask": "masks/face.npy"}),
+    "mine:function": (CustomOptions, {"name": "mine:function"}),
+    "{name: mine:function, size: 32}": (CustomOptions, {"name": "mine:function", "size": 32}),
+    "{name: mse, mask: [0, 0, 1, 0.5]}": (mse.Options, {"name": "mse", "mask": [0, 0, 1, 0.5]}),
+    "{name: ssim, mask: masks/face.npy}": (ssim.Options, {"name": "ssim", "mask": "masks/face.npy"}),
 }
 
 
@@ -52,11 +53,11 @@ def test_a_distance_is_read_and_keeps_what_was_written(tmp_path, text):
 FEATURES = "{{name: features, module: {}, layer: x}}"
 MASK = "{{name: mse, mask: {}}}"
 WRONG = {
-    "unknown": ("ssimm", r"distance: 'ssimm' is not one of lpips, mse, ssim, features, module:function; .*'ssim'\?"),
+    "unknown": ("ssimm", r"distance: 'ssimm' is not one of features, lpips, mse, ssim, module:function; .*'ssim'\?"),
     "unknown in full": ("{name: feature}", r"distance: 'feature' is not one of .*; did you mean 'features'\?"),
     "a number": ("3", "distance: a mapping of keys to values is needed, not 3"),
     "a list": ("[lpips]", r"distance: a mapping of keys to values is needed, not \['lpips'\]"),
-    "no name": ("{layer: x}", "distance: it needs a `name`, one of 'lpips' or .* or 'module:function'"),
+    "no name": ("{layer: x}", "distance: it needs a `name`, one of .*lpips, .*, module:function"),
     "an empty name": ("{name: }", "distance: it needs a `name`, one of .*"),
     "a function without a name": ("'mine:'", "distance.name: 'mine:' is not of the form 'module:function', .*"),
     "a path and a function": ("mine/own.py:f", "distance.name: 'mine/own.py:f' is not of the form .*"),

@@ -3,12 +3,16 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
+from pullback.distances import lpips, mse
+from pullback.errors import SpecError
 from pullback.generators import zoo
-from pullback.spec import JobSpec, LpipsSpec, MseSpec, load_job
+from pullback.spec import JobSpec, load_any_job, load_job
 
-JOBS = sorted((Path(__file__).parents[2] / "jobs").glob("*.yaml"))
+FOLDER = Path(__file__).parents[2] / "jobs"
+JOBS = sorted([*FOLDER.glob("*.yaml"), *FOLDER.glob("analyses/*.yaml")])
 
 SMALL = """\
 name: small
@@ -28,7 +32,23 @@ def test_a_small_job_gets_every_default(tmp_path):
     job = load(tmp_path, SMALL)
     assert job.model_dump() == {
         "name": "small",
-        "generator": {"name": "dcgan-faces", "weights": None, "condition": None},
+        "kind": "sweep",
+        "generator": {
+            "name": "dcgan-faces",
+            "weights": None,
+            "network": None,
+            "condition": None,
+            "family": None,
+            "space": "z",
+            "truncation": 1.0,
+            "truncation_cutoff": None,
+            "noise": "const",
+            "noise_seed": 0,
+            "control": None,
+            "control_seed": 0,
+            "args": None,
+            "options": {},
+        },
         "distance": {
             "name": "lpips",
             "trunk": "alex",
@@ -57,6 +77,8 @@ def test_a_small_job_gets_every_default(tmp_path):
             "memory_gib": "auto",
             "retries": 2,
             "max_quarantined": 0.5,
+            "fsync": True,
+            "replay": "eager",
         },
     }
     assert job.store_path == Path("sweeps/small")
@@ -76,11 +98,11 @@ distance: {name: lpips, trunk: vgg, input_range: paper, clamp: true, size: 256, 
 metric: {method: gauss_newton, components: 7}
 samples: {count: 9, seed: 4, distribution: normal, scale: 0.5}
 resources: {device: cpu, workers: 2, shard_size: 3, batch: 4, tangents: 5, memory_gib: 1.5, retries: 0,
-            max_quarantined: 0.1}
+            max_quarantined: 0.1, fsync: false, replay: auto}
 """,
     )
     assert job.generator.condition == "cycle"
-    assert isinstance(job.distance, LpipsSpec)
+    assert isinstance(job.distance, lpips.Options)
     assert job.distance.model_dump() == {
         "name": "lpips",
         "trunk": "vgg",
@@ -91,7 +113,7 @@ resources: {device: cpu, workers: 2, shard_size: 3, batch: 4, tangents: 5, memor
     }
     assert job.metric.components == 7
     assert job.samples.scale == 0.5
-    assert list(job.resources.model_dump().values()) == ["cpu", 2, 3, 4, 5, 1.5, 0, 0.1]
+    assert list(job.resources.model_dump().values()) == ["cpu", 2, 3, 4, 5, 1.5, 0, 0.1, False, "auto"]
 
 
 def test_a_bare_name_is_short_for_a_mapping_with_that_name(tmp_path):
@@ -140,7 +162,7 @@ def test_the_canonical_form_has_no_key_with_its_default(tmp_path):
 
 
 def test_a_key_that_a_later_version_adds_does_not_change_an_older_job(tmp_path):
-    class LaterMse(MseSpec):
+    class LaterMse(mse.Options):
         gamma: float = 1.0
 
     class LaterJob(JobSpec):
@@ -215,6 +237,27 @@ def test_there_are_jobs_to_submit():
     assert "quickstart.yaml" in [path.name for path in JOBS]
 
 
-@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: str(path.relative_to(FOLDER)))
 def test_every_job_of_the_repository_is_valid(path):
-    assert load_job(path, generators=zoo()).name == path.stem
+    assert load_any_job(path, generators=zoo()).name == path.stem
+
+
+NUMBERS = [
+    *(("metric", key) for key in ("components", "tolerance", "max_products", "relative_step")),
+    *(("samples", key) for key in ("count", "seed", "scale")),
+    *(("resources", key) for key in ("workers", "shard_size", "batch", "tangents", "memory_gib", "retries")),
+    ("resources", "max_quarantined"),
+    ("distance", "size"),
+]
+
+
+@pytest.mark.parametrize(("section", "key"), NUMBERS)
+@pytest.mark.parametrize("number", ["-1", "1.0e+308", "-1.0e+308", ".inf", "-.inf", ".nan", str(2**63), "9" * 400])
+def test_no_number_of_a_job_is_without_bounds(section, key, number, tmp_path):
+    job = {"name": "x", "generator": "dcgan-faces", "distance": {"name": "mse"}, "samples": {"count": 3}}
+    job[section] = {**job.get(section, {}), key: "HERE"}
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(job).replace("HERE", number))
+    with pytest.raises(SpecError) as caught:
+        load_job(path)
+    assert any(problem.startswith(f"{section}.{key}") for problem in caught.value.problems)

@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pullback.errors import SpecError
-from pullback.metric.methods import METHODS
-from pullback.metric.precision import Precision
 from pullback.spec import JobSpec, MetricSpec, load_job, nearest
-from pullback.spec.words import number_hint, written
+from pullback.spec.messages import number_hint, written
+from pullback.spec.metric import METHODS, Precision
 
 PREFIX = "name: small\ngenerator: dcgan-faces\ndistance: mse\nsamples: {count: 3}\nmetric: "
 

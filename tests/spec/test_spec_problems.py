@@ -7,7 +7,7 @@ import pytest
 
 from pullback.errors import PullbackError, SpecError
 from pullback.spec import load_job
-from pullback.yaml_reader import MAX_BYTES
+from pullback.spec.yaml_reader import MAX_BYTES
 
 ZOO = ("dcgan-faces", "dcgan-eyes")
 
@@ -53,7 +53,7 @@ WRONG_VALUES = {
     "a key like nothing": (
         "name:",
         "qqqq: x\nname:",
-        "qqqq: unknown key; allowed here are name, generator, distance.*",
+        "qqqq: unknown key; allowed here are name, kind, generator, distance.*",
     ),
     "missing key": ("name: small\n", "", "name: this key is required"),
     "missing key below": ("{count: 3}", "{seed: 3}", "samples.count: this key is required"),
@@ -135,14 +135,18 @@ WRONG_VALUES = {
     "unknown distance": (
         "{name: lpips}",
         "lpip",
-        "distance: 'lpip' is not one of lpips, mse, ssim, features, module:function; did you mean 'lpips'.*",
+        "distance: 'lpip' is not one of features, lpips, mse, ssim, module:function; did you mean 'lpips'.*",
     ),
     "distance without a name": (
         "{name: lpips}",
         "{trunk: alex}",
-        "distance: it needs a `name`, one of 'lpips' or 'mse' or 'ssim' or 'features' or 'module:function'",
+        "distance: it needs a `name`, one of features, lpips, mse, ssim, module:function",
     ),
-    "distance named by a list": ("{name: lpips}", "{name: [lpips]}", "distance: .* is not one of lpips, mse.*"),
+    "distance named by a list": (
+        "{name: lpips}",
+        "{name: [lpips]}",
+        "distance: the `name` must be text, one of .*lpips, mse.*",
+    ),
     "space in the name": ("name: small", "name: my job", "name: 'my job' .*; the nearest valid value is 'my-job'"),
     "slash in the name": ("name: small", "name: ../up", "name: '../up' .*; the nearest valid value is 'up'"),
     "empty name": ("name: small", "name: ''", "name: '' may have letters, .*at most 100.*"),
@@ -220,6 +224,21 @@ def test_a_missing_file_is_told_with_the_working_directory(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SpecError, match=r"nowhere\.yaml: 1 problem\n.*no such file.*" + re.escape(str(tmp_path))):
         load_job("nowhere.yaml")
+
+
+@pytest.mark.parametrize(("written", "found"), [("eyes.yaml", "jobs/eyes.yaml"), ("eyes", "jobs/eyes.yaml")])
+def test_a_missing_file_is_looked_for_among_the_jobs(tmp_path, monkeypatch, written, found):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "eyes.yaml").write_text(SMALL)
+    with pytest.raises(SpecError, match=rf"did you mean {found}\?"):
+        load_job(written)
+
+
+@pytest.mark.parametrize("name", ["./mine.py:f", "folder/mine.py:f", "folder/mine:f"])
+def test_a_distance_that_is_named_by_its_file_suggests_the_module(tmp_path, name):
+    (problem,) = problems_of(tmp_path, SMALL.replace("{name: lpips}", repr(name)))
+    assert "folder.mine:f" in problem if "folder" in name else "mine:f" in problem
 
 
 def test_a_folder_is_no_job(tmp_path):
