@@ -37,7 +37,7 @@ def test_every_link_to_a_file_leads_to_one(page):
 
 
 def test_the_glossary_defines_each_term_once_in_order():
-    terms = re.findall(r"^\*\*(.+?)\*\*:", read("docs/glossary.md"), flags=re.MULTILINE)
+    terms = re.findall(r"^\*\*(.+?)\*\*:", read("service/pullback/report/glossary.md"), flags=re.MULTILINE)
     assert len(terms) > 40
     assert terms == sorted(set(terms), key=str.lower)
 

@@ -183,7 +183,8 @@ def differentiability_problem(
 
     Args:
         generator: a generator whose images are known to depend on its codes.
-        codes: codes [batch, n]. The first is tried; the others only if its derivative is zero.
+        codes: codes [batch, n]. The first is tried; the others only if its derivative is zero or looks incomplete. A
+            part that the code loses is missing at every code. A kink that a finite difference crosses is not.
         condition: the classes of the codes [batch], if there are classes.
         strict: also look for a derivative that is zero or incomplete.
 
@@ -192,6 +193,7 @@ def differentiability_problem(
     """
     first: Tensor | None = None
     changes = False
+    partial: str | None = None
     suspects: list[Suspect] = []
     with frozen(generator), torch.enable_grad():
         for index in range(len(codes)):
@@ -212,7 +214,12 @@ def differentiability_problem(
             except (RuntimeError, NotImplementedError):
                 return None  # reverse mode is unsupported or needs too much memory; the metric may not need it
             if gradient is not None and bool(gradient.any()):
-                return _partial_problem(generator, z, own, images, suspects)
+                found = _partial_problem(generator, z, own, images, suspects)
+                if found is None:
+                    return None
+                partial = partial or found
+    if partial is not None:
+        return partial
     if not changes:
         return None  # saturated at all of these codes: the zero derivative is correct
     return f"gives images whose derivative in the code is zero, though they change with it: {_cause(suspects)}"

@@ -1,4 +1,4 @@
-"""The glossary of a report: the terms of docs/glossary.md that its page uses."""
+"""The glossary of a report: the terms of glossary.md that its page uses."""
 
 import re
 from importlib.resources import files
