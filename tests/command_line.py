@@ -43,8 +43,7 @@ def call(*arguments):
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
-                cli.main()
-                code = 0
+                code = cli.command()
             except SystemExit as left:
                 code = left.code or 0
     finally:

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
+from pullback.process_exit import exit_with
+
 _NAMES = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 ENDING = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 """The signals of this system that ask a process to end, without SIGINT."""
@@ -109,7 +111,7 @@ def leave(code: int) -> NoReturn:
     # notes that the interrupt was not handled. `python -m` then kills itself by SIGINT after a handled interrupt too.
     # Another string clears the note.
     exec("")
-    sys.exit(code)
+    exit_with(code)
 
 
 def _raise_again(dropped: "sys.UnraisableHookArgs") -> None:

@@ -10,7 +10,7 @@ import logging
 import traceback
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.markup import escape
@@ -32,6 +32,7 @@ from pullback.cli.results import ShortForm, apply_app
 from pullback.cli.service_http import app as service_app
 from pullback.cli.sweeps import app as sweeps_app
 from pullback.errors import PullbackError, exit_message
+from pullback.process_exit import skip_finalization
 from pullback.signals import end_on_signals, leave
 
 _OPTIONAL = {
@@ -93,8 +94,14 @@ def _options(
     pass
 
 
-def main() -> None:
-    """Run the command line. A `PullbackError` becomes one message and an exit code."""
+def main() -> NoReturn:
+    """Run the command line as a process of its own, and end the process."""
+    skip_finalization()
+    leave(command())
+
+
+def command() -> int:
+    """Run the command line and return its exit code. A `PullbackError` becomes one message."""
     terminal.prepare()
     numbers.until_exit()
     try:
@@ -105,7 +112,7 @@ def main() -> None:
             code = code or _system_refuses(left)
     except KeyboardInterrupt:  # before a command began, or after it ended
         code = EXIT_INTERRUPTED
-    leave(code)
+    return code
 
 
 def _raised_by_typer(left: SystemExit) -> bool:

@@ -13,6 +13,7 @@ from pullback.cluster.submission import FOLDER_VARIABLE, JOB_VARIABLE
 from pullback.errors import PullbackError, SpecError
 from pullback.jobs.plan import ResultPlan, plan_results
 from pullback.jobs.run import run_results
+from pullback.process_exit import skip_finalization
 from pullback.signals import end_on_signals, leave
 from pullback.spec import JobSpec, job_of
 from pullback.standard_streams import open_closed_streams
@@ -54,4 +55,5 @@ def _planned() -> ResultPlan:
 
 
 if __name__ == "__main__":
+    skip_finalization()
     leave(main())
