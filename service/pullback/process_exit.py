@@ -1,7 +1,7 @@
 """Ends a process after its work without Python's finalization, which native threads can abort.
 
-Threads of Icechunk and of zarr may still run while Python finalizes. Before version 3.14, Python ends such a thread when
-it asks for the interpreter, by unwinding the stack through native frames. Now and then that aborts the process: a
+Threads of Icechunk and of zarr may still run while Python finalizes. Before version 3.14, Python ends such a thread
+when it asks for the interpreter, by unwinding its stack through native frames. Now and then that aborts the process: a
 command that has done its work would end by SIGABRT. Finalization also takes a tenth of a second once torch is imported.
 """
 
