@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import bootstrap
 
 from pullback.analysis import bootstrap as bootstrap_module
-from pullback.analysis.bootstrap import Bootstrap, bootstrap_weights, interval, weighted_means
+from pullback.analysis.bootstrap import Bootstrap, DrawnMeans, bootstrap_weights, interval, weighted_means
 
 
 @given(st.integers(1, 30), st.integers(1, 20), st.integers(0, 2**32))
@@ -53,6 +53,22 @@ def test_draws_in_blocks_are_the_same_and_can_be_gone_through_again(monkeypatch,
     values = np.random.default_rng(0).standard_normal((300, 2, 3))
     assert weighted_means(drawn, values) == pytest.approx(weighted_means(expected, values), rel=1e-13)
     assert (bootstrap_weights(300, 10, 3) == expected).all()
+
+
+@pytest.mark.parametrize("rows", [1, 4, 100])
+def test_values_that_come_in_parts_have_the_means_of_all_of_them(monkeypatch, rows):
+    monkeypatch.setattr(bootstrap_module, "BUFFER_BYTES", rows * 8 * 3)
+    values, weights = np.random.default_rng(0).standard_normal((30, 3)), Bootstrap(30, 10, 3)
+    means = DrawnMeans(weights, 3)
+    for start in range(0, 30, 7):
+        means.add(values[start : start + 7])
+    total, drawn = means.means()
+    assert total == pytest.approx(values.mean(axis=0), rel=1e-12)
+    assert drawn == pytest.approx(weighted_means(weights, values), rel=1e-12)
+    few = DrawnMeans(weights, 3)
+    few.add(values[:2])
+    with pytest.raises(ValueError, match="2 of 30"):
+        few.means()
 
 
 def test_means_over_many_points_need_memory_for_a_few_draws_only(monkeypatch):

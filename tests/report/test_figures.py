@@ -12,13 +12,14 @@ from PIL import Image
 from pullback.analysis.drawing import CONTROL, NO_DATA, PAGE, VERMILION, series, similarity_order
 from pullback.analysis.figure_files import to_bytes
 from pullback.analysis.homogeneity_figures import histogram_figure, matrix_figure
+from pullback.analysis.mean_metric_figures import axes_spectrum_figure
 from pullback.analysis.pair_kernel import PairValues
 from pullback.analysis.spectra import MeanSpectrum, random_direction_rate
 from pullback.analysis.spectrum_figures import Drawn, remainder, remainder_figure, spectra_figure
 from pullback.analysis.statistics.anisotropy import Anisotropy, Dimension
 from pullback.analysis.statistics.certificate import certificate_figure
 from pullback.analysis.statistics.homogeneity import Homogeneity, PairSummary
-from pullback.analysis.statistics.mean_metric import MeanMetric, axes_spectrum_figure
+from pullback.analysis.statistics.mean_metric import MeanMetric
 from pullback.report.figures import strip_picture
 from pullback.report.strip_figure import axes_figure
 

@@ -17,6 +17,8 @@ Integers = npt.NDArray[np.int64]
 
 _BLOCK_BYTES = 64 * 2**20
 """Bytes of multiplicities that are in memory at once."""
+BUFFER_BYTES = 256 * 2**20
+"""Bytes of values that wait for a pass over the draws (`DrawnMeans`)."""
 _KEPT_BYTES = 256 * 2**20
 """Bytes of multiplicities that are kept for the next pass: 1,000 draws of 268,000 samples take a byte each."""
 
@@ -92,6 +94,61 @@ def weighted_means(weights: Integers | Bootstrap, values: npt.ArrayLike) -> Floa
     sums = np.concatenate([np.asarray(block, dtype=np.float64) @ flat for block in blocks])
     sums /= weights.shape[1]
     return sums.reshape(len(sums), *array.shape[1:])
+
+
+class DrawnMeans:
+    """Means over all samples and over each bootstrap draw of values that come a few samples at a time.
+
+    Values wait in a buffer of at most `BUFFER_BYTES`, whatever the number of samples. Each full buffer takes a pass
+    over the draws, and a large buffer saves passes: a `Bootstrap` may draw its multiplicities again for each.
+
+    Args:
+        weights: multiplicities `[draws, samples]`, or a `Bootstrap`.
+        columns: values of each sample.
+    """
+
+    def __init__(self, weights: Integers | Bootstrap, columns: int) -> None:
+        draws, samples = weights.shape
+        self._weights = weights
+        self._buffer = np.empty((max(1, min(samples, BUFFER_BYTES // (8 * max(columns, 1)))), columns))
+        self._waiting = self._done = 0
+        self._total, self._sums = np.zeros(columns), np.zeros((draws, columns))
+
+    def add(self, values: npt.ArrayLike) -> None:
+        """Take the values of the next samples, `[any, columns]`, in the order of the weights."""
+        left = np.asarray(values, dtype=np.float64)
+        while len(left):
+            room = len(self._buffer) - self._waiting
+            few, left = left[:room], left[room:]
+            self._buffer[self._waiting : self._waiting + len(few)] = few
+            self._waiting += len(few)
+            if self._waiting == len(self._buffer):
+                self._flush()
+
+    def means(self) -> tuple[Floats, Floats]:
+        """Return the means over all samples `[columns]` and over each draw `[draws, columns]`.
+
+        Raises:
+            ValueError: values of some samples are missing.
+        """
+        self._flush()
+        samples = self._weights.shape[1]
+        if self._done != samples:
+            raise ValueError(f"the values of {self._done} of {samples} samples are known")
+        return self._total / samples, self._sums / samples
+
+    def _flush(self) -> None:
+        part, row = self._buffer[: self._waiting], 0
+        chosen = slice(self._done, self._done + self._waiting)
+        if not len(part):
+            return
+        blocks = self._weights.blocks() if isinstance(self._weights, Bootstrap) else (self._weights,)
+        for block in blocks:
+            self._sums[row : row + len(block)] += block[:, chosen].astype(np.float64) @ part
+            row += len(block)
+        self._total += part.sum(axis=0)
+        self._done += self._waiting
+        self._waiting = 0
 
 
 def interval(values: npt.ArrayLike, level: float = 0.95) -> tuple[Floats, Floats]:

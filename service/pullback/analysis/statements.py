@@ -73,3 +73,9 @@ def numbers(samples: Sequence[int]) -> str:
     shown = [f"{run[0]}–{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs[:_GROUPS]]
     left = sum(run[-1] - run[0] + 1 for run in runs[_GROUPS:])
     return ", ".join(shown) + (f" and {left} more" if left else "")
+
+
+def shown_ranks(count: int) -> list[int]:
+    """Return the ranks that a table shows of so many, from 0: the first ones, some beyond, and the last."""
+    wanted = [0, 1, 2, 3, 4, 5, 9, 19, 49, count // 2, 99, 199, 499, 999, count - 1]
+    return sorted({rank for rank in wanted if 0 <= rank < count})

@@ -16,10 +16,10 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from pullback.analysis.bootstrap import BootstrapOptions, Floats
+from pullback.analysis.eigenbasis import rates_along
 from pullback.analysis.runner import run_statistics
 from pullback.analysis.samples import Samples
 from pullback.analysis.statistics import stability
-from pullback.analysis.statistics.mean_metric import rates_along
 from pullback.applications.direction_sets import random_directions
 from pullback.applications.protocol import Progress, Subject
 from pullback.applications.walking.axes_dataset import Measured, axes_dataset

@@ -18,10 +18,10 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from pullback.analysis.correlations import NULL_FLOOR
+from pullback.analysis.eigenbasis import eigenbasis
 from pullback.analysis.protocol import Table, strict
 from pullback.analysis.samples import Samples
 from pullback.analysis.side_by_side import holm
-from pullback.analysis.statistics.mean_metric import eigenbasis
 from pullback.applications.activation_components import activation_components
 from pullback.applications.alignment import (
     Alignment,

@@ -21,8 +21,7 @@ from pydantic import Field
 from pullback.analysis.bootstrap import Bootstrap, BootstrapOptions, Floats, interval, weighted_means
 from pullback.analysis.protocol import Table
 from pullback.analysis.scalars import shown, shown_interval, variable
-from pullback.analysis.statements import percent
-from pullback.analysis.statistics.mean_metric import shown_ranks
+from pullback.analysis.statements import percent, shown_ranks
 from pullback.applications.averaged_products import Averaged, Networks, spread
 from pullback.applications.protocol import Progress, Subject
 from pullback.applications.results import ApplicationResult

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pullback.analysis.correlations import NULL_FLOOR
-from pullback.analysis.statistics.mean_metric import eigenbasis
+from pullback.analysis.eigenbasis import eigenbasis
 from pullback.errors import StoreError
 from pullback.interchange.axis_names import names_path, read_names
 

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from sample_metrics import eigenpairs, random_metrics, rotation
 
 from pullback.analysis.bootstrap import bootstrap_weights
-from pullback.analysis.statistics.mean_metric import eigenbasis, mean_metric, rates_along
+from pullback.analysis.eigenbasis import eigenbasis, rates_along
+from pullback.analysis.statistics.mean_metric import mean_metric
 
 
 def test_the_eigenbasis_diagonalises_and_descends_as_scipy_says():

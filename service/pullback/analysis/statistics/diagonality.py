@@ -21,12 +21,12 @@ from pydantic import Field
 
 from pullback.analysis.bootstrap import Bootstrap, BootstrapOptions, Floats, interval, weighted_means
 from pullback.analysis.correlations import NULL_FLOOR, WORKSPACE
+from pullback.analysis.eigenbasis import eigenbasis
 from pullback.analysis.grassmann import random_frames
 from pullback.analysis.leading import kept_part, kept_variables
 from pullback.analysis.protocol import Progress, Result, Table
 from pullback.analysis.samples import Samples
 from pullback.analysis.scalars import shown, shown_interval, spread_of, variable, within
-from pullback.analysis.statistics.mean_metric import eigenbasis
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -4,8 +4,7 @@ H̄ is the mean of the samples' metrics over all n² entries. A method that make
 however few eigenpairs are stored. An iterative method with k < n has no whole matrices. It sums the part that the k
 eigenpairs make, and its mean K̄ is a part of H̄; `MeanMetric.whole` and `trace_share` tell which it is.
 
-Invariants: rows of a basis are unit eigenvectors by descending eigenvalue. Their signs are fixed (the entry of largest
-magnitude is positive), so the same metric gives the same axes. No number of K̄ is given as one of H̄.
+Invariants: axes are those of `eigenbasis`, with fixed signs. No number of K̄ is given as one of H̄.
 """
 
 import json
@@ -16,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pullback.analysis.bootstrap import Bootstrap, BootstrapOptions, Floats, Integers, interval, weighted_means
-from pullback.analysis.correlations import NULL_FLOOR, WORKSPACE
+from pullback.analysis.bootstrap import Bootstrap, BootstrapOptions, DrawnMeans, Floats, Integers, interval
+from pullback.analysis.correlations import NULL_FLOOR
+from pullback.analysis.eigenbasis import eigenbasis, rates_in_parts
+from pullback.analysis.mean_metric_figures import axes_spectrum_figure, mean_metric_caption
 from pullback.analysis.protocol import Progress, Result, Table, strict
 from pullback.analysis.samples import Samples, Stack
-from pullback.analysis.spectra import SHARES, dim_needed, random_direction_rate
+from pullback.analysis.spectra import SHARES, dim_needed
 from pullback.analysis.statements import interval as shown_interval
-from pullback.analysis.statements import percent
+from pullback.analysis.statements import percent, shown_ranks
 from pullback.analysis.truncation import NOTHING, Rest, count_range, share_range
 
 if TYPE_CHECKING:
@@ -82,53 +83,6 @@ class MeanMetric:
     """The share with the error of an estimated trace: two standard deviations of it to either side."""
 
 
-def eigenbasis(metric: npt.ArrayLike) -> tuple[Floats, Floats]:
-    """Return eigenvalues `[n]`, descending, and eigenvectors `[n, n]`, rows, of a symmetric matrix.
-
-    The entry of largest magnitude of each eigenvector is positive. Asymmetry (round-off) is averaged away.
-
-    Raises:
-        ValueError: the matrix is not square or holds numbers that are not finite.
-        numpy.linalg.LinAlgError: the decomposition failed.
-    """
-    matrix = np.asarray(metric, dtype=np.float64)
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not np.isfinite(matrix).all():
-        raise ValueError(f"a metric is a square matrix of finite numbers, got {list(matrix.shape)}")
-    values, columns = np.linalg.eigh((matrix + matrix.T) / 2)
-    # LAPACK has been seen to return NaN without reporting it.
-    if not (np.isfinite(values).all() and np.isfinite(columns).all()):
-        raise np.linalg.LinAlgError("the eigendecomposition of the mean metric is not finite")
-    rows = columns.T[::-1]
-    largest = np.take_along_axis(rows, np.argmax(np.abs(rows), axis=1)[:, None], axis=1)
-    return values[::-1].copy(), rows * np.where(largest < 0, -1.0, 1.0)
-
-
-def rates_along(axes: npt.ArrayLike, eigenvalues: npt.ArrayLike, eigenvectors: Stack) -> Floats:
-    """Return a_ik = u_kᵀ H_i u_k, the rate of each sample's metric along common axes.
-
-    H_i is rebuilt from the kept eigenpairs: a_ik = Σ_m λ_im (u_k · v_im)². This is exact if all n are kept, and
-    otherwise a lower bound.
-
-    Args:
-        axes: unit rows u_k, `[axes, n]`.
-        eigenvalues: `[samples, k]`.
-        eigenvectors: `[samples, k, n]`, unit rows; read a few samples at a time.
-
-    Returns:
-        `[samples, axes]`; squared image distance per squared latent length.
-    """
-    directions = np.asarray(axes, dtype=np.float64)
-    values = np.asarray(eigenvalues, dtype=np.float64)
-    rates = np.empty((len(values), len(directions)))
-    _, kept, latent = eigenvectors.shape
-    size = max(1, WORKSPACE // (8 * kept * (latent + len(directions))))
-    for start in range(0, len(values), size):
-        rows = np.asarray(eigenvectors[start : start + size], dtype=np.float64)
-        cosines = np.square(rows @ directions.T)
-        rates[start : start + size] = np.matmul(values[start : start + size, None, :], cosines)[:, 0]
-    return rates
-
-
 def mean_metric(
     metric: npt.ArrayLike,
     eigenvalues: npt.ArrayLike,
@@ -174,9 +128,12 @@ def mean_metric(
         found = int(np.sum(means > NULL_FLOOR * max(float(means[0]), 0.0)))
         means, axes = means[:found], axes[:found]
         counts = [AxisCount(share, *count_range(means, share, rest, untouched=0)) for share in shares]
-    rates = rates_along(axes, values, eigenvectors)
-    dropped = means - rates.mean(axis=0)
-    ends = np.stack(interval(weighted_means(weights, rates))) + dropped
+    drawn_means = DrawnMeans(weights, len(axes))
+    for _, rates in rates_in_parts(axes, values, eigenvectors):
+        drawn_means.add(rates)
+    kept_means, drawn = drawn_means.means()
+    dropped = means - kept_means
+    ends = np.stack(interval(drawn)) + dropped
     if values.shape[1] < axes.shape[1]:
         ends[:, dropped > SPREAD_UNKNOWN * np.abs(means)] = np.nan
     low, high = share_range(float(means.sum()), NOTHING if rest is None else rest)
@@ -320,81 +277,7 @@ def figure(result: Result) -> dict[str, "Figure"]:
     if not len(found.eigenvalues) or found.eigenvalues[0] <= 0:
         return {}
     own = None if spectrum is None else np.asarray(spectrum.json["mean_spectrum"], dtype=np.float64)
-    return {_caption(found, own): axes_spectrum_figure(found, own)}
-
-
-def _caption(found: MeanMetric, own: Floats | None) -> str:
-    part = "the mean metric" if found.whole else f"the kept part of the mean metric ({percent(found.trace_share)})"
-    caption = f"Eigenvalues of {part} along its axes (line), with the 95 % interval (band)."
-    if own is not None:
-        caption += (
-            " Dashed: the mean spectrum, each sample along its own eigenvectors. The closer the lines, the more the "
-            "samples share their axes."
-        )
-    if found.whole:
-        mean, _ = random_direction_rate(found.eigenvalues)
-        above = int(np.sum(found.eigenvalues > mean))
-        caption += (
-            " Dotted: a random direction, ± 1 standard deviation over directions. "
-            f"{above} of {len(found.eigenvalues)} axes change{'s' if above == 1 else ''} the image more than a random "
-            "direction does on average."
-        )
-    return caption
-
-
-def axes_spectrum_figure(found: MeanMetric, own: npt.ArrayLike | None = None) -> "Figure":
-    """Draw the eigenvalues of the mean metric by rank on a log axis, with their intervals.
-
-    Args:
-        found: the mean metric, with at least one positive eigenvalue.
-        own: the mean spectrum `[k]` over samples, to compare with.
-    """
-    from pullback.analysis.drawing import (
-        CONTROL,
-        NULL,
-        draw_band,
-        draw_line,
-        drawable,
-        legend_above,
-        log_axis,
-        new_figure,
-        plain_axes,
-        raised,
-        rank_axis,
-    )
-
-    largest = float(found.eigenvalues[0])
-    ranks = np.arange(1, len(found.eigenvalues) + 1)
-    figure = new_figure("axes", height=2.7)
-    axes = plain_axes(figure, x="rank of the axis", y="λ (D² per latent length²)")
-    axes.set_yscale("log")
-    shown = drawable(found.eigenvalues, largest)
-    ends = np.where(np.isfinite(shown), found.ci95, np.nan)
-    draw_band(axes, ranks, raised(ends[0], largest), ends[1], label="95 % interval", alpha=0.35)
-    draw_line(axes, ranks, shown, label="mean metric's axes")
-    drawn = [shown[np.isfinite(shown)], ends[1][np.isfinite(ends[1])]]
-    if own is not None:
-        values = drawable(np.asarray(own, dtype=np.float64), largest)
-        draw_line(axes, np.arange(1, len(values) + 1), values, CONTROL, "samples, own directions", marked=False)
-        drawn.append(values[np.isfinite(values)])
-    if found.whole:
-        mean, spread = random_direction_rate(found.eigenvalues)
-        ends = np.full((2, len(ranks)), [[max(mean - spread, mean / 10)], [mean + spread]])
-        draw_band(axes, ranks, ends[0], ends[1], NULL, alpha=0.08)
-        draw_line(axes, ranks, np.full(len(ranks), mean), NULL, "random direction", marked=False)
-        drawn.append(np.array([mean]))
-    everything = np.concatenate(drawn)
-    axes.set_ylim(everything.min() / 1.6, everything.max() * 1.6)
-    rank_axis(axes, max(len(ranks), 0 if own is None else np.size(own)))
-    log_axis(axes.yaxis)
-    legend_above(axes)
-    return figure
-
-
-def shown_ranks(count: int) -> list[int]:
-    """Return the ranks that a table shows of so many, from 0: the first ones, some beyond, and the last."""
-    wanted = [0, 1, 2, 3, 4, 5, 9, 19, 49, count // 2, 99, 199, 499, 999, count - 1]
-    return sorted({rank for rank in wanted if 0 <= rank < count})
+    return {mean_metric_caption(found, own): axes_spectrum_figure(found, own)}
 
 
 def _own_cells(spectrum: Mapping[str, Any], rank: int, floor: float) -> list[str]:

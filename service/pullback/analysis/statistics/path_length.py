@@ -35,6 +35,7 @@ import numpy as np
 from pydantic import Field
 
 from pullback.analysis.bootstrap import Bootstrap, BootstrapOptions, Floats, interval, weighted_means
+from pullback.analysis.eigenbasis import eigenbasis
 from pullback.analysis.path_lengths import OwnPaths, along, linear, own_paths, spherical
 from pullback.analysis.protocol import Progress, Result, Table
 from pullback.analysis.samples import Samples
@@ -49,7 +50,6 @@ from pullback.analysis.scalars import (
     within,
 )
 from pullback.analysis.statements import percent
-from pullback.analysis.statistics.mean_metric import eigenbasis
 from pullback.errors import PullbackError
 
 if TYPE_CHECKING:

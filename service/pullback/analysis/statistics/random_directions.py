@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from pullback.analysis.bootstrap import BootstrapOptions, Floats, interval, weighted_means
+from pullback.analysis.bootstrap import BootstrapOptions, DrawnMeans, Floats, interval, weighted_means
+from pullback.analysis.eigenbasis import eigenbasis, rates_in_parts
 from pullback.analysis.protocol import Progress, Result, Table, strict
 from pullback.analysis.samples import Samples
 from pullback.analysis.spectra import random_direction_variance
 from pullback.analysis.statements import interval as shown_interval
-from pullback.analysis.statements import percent
-from pullback.analysis.statistics.mean_metric import eigenbasis, rates_along, shown_ranks
+from pullback.analysis.statements import percent, shown_ranks
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -332,11 +332,13 @@ def _axes(samples: Samples, means: Floats, weights: Any, options: Options) -> di
     null = vectors @ values / vectors.sum(axis=1)
     mean, variance = (float(each) for each in null_moments(values, n))
     scale = 1 / mean if mean > 0 else np.nan
-    rates = rates_along(axes, samples.eigenvalues, samples.eigenvectors)
     # The part of dropped pairs of whole metrics is in H̄, and their spread is not known.
     base = means if samples.whole else samples.eigenvalues.sum(axis=1) / n
-    drawn = weighted_means(weights, np.column_stack([rates, base]))
-    drawn[:, :-1] += values - rates.mean(axis=0)
+    drawn_means = DrawnMeans(weights, len(axes) + 1)
+    for part, rates in rates_in_parts(axes, samples.eigenvalues, samples.eigenvectors):
+        drawn_means.add(np.column_stack([rates, base[part]]))
+    kept_means, drawn = drawn_means.means()
+    drawn[:, :-1] += values - kept_means[:-1]
     with np.errstate(invalid="ignore", divide="ignore"):
         ends = np.stack(interval(drawn[:, :-1] / drawn[:, -1:]))
     return {

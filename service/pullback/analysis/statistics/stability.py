@@ -184,7 +184,7 @@ def stable_ranks(values: npt.ArrayLike) -> int:
 
 def summary(result: Result) -> list[Table]:
     """Return |cosines| by rank and overlaps by size, with their ranges, beside the values of random axes."""
-    from pullback.analysis.statistics.mean_metric import shown_ranks
+    from pullback.analysis.statements import shown_ranks
 
     data = result.dataset
     random, matched = float(data["random_cosine"]), float(data["random_matched_cosine"])

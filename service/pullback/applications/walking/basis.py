@@ -9,7 +9,7 @@ import numpy as np
 
 from pullback.analysis.bootstrap import Floats
 from pullback.analysis.correlations import NULL_FLOOR
-from pullback.analysis.statistics.mean_metric import eigenbasis
+from pullback.analysis.eigenbasis import eigenbasis
 from pullback.applications.walking.expressions import Expression
 from pullback.errors import PullbackError
 from pullback.interchange.direction_files import read_directions

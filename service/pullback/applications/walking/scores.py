@@ -20,11 +20,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from pullback.analysis.bootstrap import Floats, Integers, bootstrap_weights, interval, weighted_means
+from pullback.analysis.eigenbasis import eigenbasis, rates_along
 from pullback.analysis.grassmann import random_frames
 from pullback.analysis.samples import Samples
 from pullback.analysis.scalars import spread_of
 from pullback.analysis.statistics.diagonality import couplings
-from pullback.analysis.statistics.mean_metric import eigenbasis, rates_along
 from pullback.analysis.statistics.random_directions import percentiles
 from pullback.applications.walking.responses import Response
 
