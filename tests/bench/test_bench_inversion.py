@@ -9,17 +9,13 @@ import torch
 from scipy.stats import wilcoxon
 
 from pullback.analysis.side_by_side import holm
-from pullback.bench import inversion
-from pullback.bench.inversion import (
-    ARMS,
-    Bench,
-    InversionBench,
-    best_configuration,
-    configurations,
-    run_inversion_bench,
-)
+from pullback.bench import inversion_tuning
+from pullback.bench.inversion import Bench, run_inversion_bench
+from pullback.bench.inversion_problems import Problems
 from pullback.bench.inversion_report import write_report
+from pullback.bench.inversion_settings import ARMS, InversionBench
 from pullback.bench.inversion_statistics import Outcome, compare, complete_targets, expected_work, outcome, wilson
+from pullback.bench.inversion_tuning import best_configuration, configurations
 from pullback.errors import PullbackError, SpecError
 
 SMALL = {
@@ -85,16 +81,16 @@ def test_the_budgets_are_kept_and_the_targets_are_approached(done):
     assert all(row["code_error"] is None for row in done[2] if row["suite"] == "S3")
 
 
-def test_the_starts_of_s4_have_the_wanted_distance(tmp_path):
-    bench = Bench(InversionBench(**SMALL), tmp_path)
+def test_the_starts_of_s4_have_the_wanted_distance():
+    bench = Problems(InversionBench(**SMALL))
     for number, level in enumerate((0.05, 0.2)):
         problem = bench.problem("S4", number)
         away = bench.distance(bench.generator(problem.starts.float()).detach(), problem.image)
         assert float(away) == pytest.approx(level, rel=0.02)
 
 
-def test_all_arms_have_the_same_starts_and_other_targets_others(tmp_path):
-    bench = Bench(InversionBench(**SMALL), tmp_path)
+def test_all_arms_have_the_same_starts_and_other_targets_others():
+    bench = Problems(InversionBench(**SMALL))
     one, again, other = bench.problem("S1", 0), bench.problem("S1", 0), bench.problem("S1", 1)
     assert torch.equal(one.starts, again.starts)
     assert one.starts.shape == (4, 6)
@@ -125,7 +121,7 @@ def test_settings_that_cannot_work_are_refused(changes):
 
 
 def test_tuning_chooses_the_best_mean_rank(tmp_path, monkeypatch):
-    monkeypatch.setattr(inversion, "CONFIGURATIONS", 2)
+    monkeypatch.setattr(inversion_tuning, "CONFIGURATIONS", 2)
     settings = InversionBench(
         **{**SMALL, "tuning": 1, "tuning_budget": 100.0, "targets": 1}, suites=("S4",), arms=("adam",)
     )
@@ -144,12 +140,12 @@ def test_no_arm_has_more_than_sixteen_configurations():
 
 def test_the_document_has_a_row_for_every_arm_and_a_figure_for_every_suite(done, tmp_path):
     settings, _, rows = done
-    files = write_report(settings, rows, 6, tmp_path / "deep" / "inversion.md")
+    files = write_report([settings], rows, 6, tmp_path / "deep" / "inversion.md")
     assert [file.name for file in files] == ["inversion.md", "inversion-S1.png", "inversion-S3.png", "inversion-S4.png"]
     text = files[0].read_text()
     assert all(text.count(f"| {ARMS[arm].label} |") >= 6 for arm in settings.arms)
     with pytest.raises(PullbackError):
-        write_report(settings, [], 6, tmp_path / "none.md")
+        write_report([settings], [], 6, tmp_path / "none.md")
 
 
 def outcome_of(distance, recovered):

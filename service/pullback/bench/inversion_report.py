@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pullback.analysis.side_by_side import holm
-from pullback.bench.inversion import ARMS, THRESHOLDS, InversionBench
+from pullback.bench.inversion_settings import ARMS, SUITES, THRESHOLDS, InversionBench
 from pullback.bench.inversion_statistics import (
     MATCHED,
     RECOVERED,
@@ -19,6 +19,7 @@ from pullback.bench.inversion_statistics import (
     reached_at,
     wilson,
 )
+from pullback.bench.inversion_tuning import best_configuration
 from pullback.errors import PullbackError
 
 REFERENCE = {"S1": "adam", "S2b": "adam", "S3": "adam", "S4": "lbfgs"}
@@ -38,11 +39,11 @@ _FEW = 16
 Rows = Sequence[Mapping[str, Any]]
 
 
-def write_report(settings: InversionBench, rows: Rows, n: int, path: Path) -> list[Path]:
+def write_report(runs: Sequence[InversionBench], rows: Rows, n: int, path: Path) -> list[Path]:
     """Write the document and its figures beside it; return the files.
 
     Args:
-        settings: of the benchmark.
+        runs: settings of the runs that made the rows; they differ in suites, arms and targets.
         rows: from `read_rows`.
         n: size of a code.
         path: the Markdown file.
@@ -50,9 +51,9 @@ def write_report(settings: InversionBench, rows: Rows, n: int, path: Path) -> li
     Raises:
         PullbackError: no target is complete, or a file cannot be written.
     """
-    parts, files = [_head(settings, rows)], [path]
-    for suite in settings.suites:
-        arms = [arm for arm in settings.arms if any(row["suite"] == suite and row["arm"] == arm for row in rows)]
+    parts, files = [_head(runs, rows)], [path]
+    for suite in SUITES:
+        arms = [arm for arm in ARMS if any(row["suite"] == suite and row["arm"] == arm for row in rows)]
         targets = complete_targets(rows, suite, arms) if arms else []
         if not targets:
             continue
@@ -84,31 +85,53 @@ def _thresholds() -> str:
     return f"{max(THRESHOLDS):g} to {min(THRESHOLDS):g}"
 
 
-def _head(settings: InversionBench, rows: Rows) -> str:
+def _head(runs: Sequence[InversionBench], rows: Rows) -> str:
+    settings = runs[-1]
     seconds = sum(row["seconds"] for row in rows)
-    tuned = (
-        f"Each arm's settings were chosen on {settings.tuning} other targets at {settings.tuning_budget:g} forward "
-        "equivalents, from at most 16 configurations by the mean rank of f."
-        if settings.tuning
+    arms = {name: None for run in runs for name in run.arms}
+    tuned = [arm for arm in arms if any(row["suite"] == "tuning" and row["arm"] == arm for row in rows)]
+    chosen = "; ".join(f"{ARMS[arm].label}: {_in_words(best_configuration(rows, arm))}" for arm in tuned)
+    tuning = (
+        f"Tuned on {settings.tuning} other targets, by the mean rank of f: {chosen}. The other arms have their default "
+        "settings."
+        if tuned
         else "No arm was tuned: all have their default settings, and Adam a first rate of 0.05 with a cosine schedule."
     )
-    command = (
-        f"pullback bench inversion --generator {settings.generator} --suites {','.join(settings.suites)} "
-        f"--arms {','.join(settings.arms)} "
-        f"--targets {settings.targets} --budget {settings.budget:g} --local-budget {settings.local_budget:g} "
-        f"--random {settings.random} --tuning {settings.tuning} --metric-samples {settings.metric_samples}"
-    )
+    limits = f"{settings.budget:g} forward equivalents ({settings.local_budget:g} on S4)"
+    if settings.seconds is not None:
+        limits = f"{settings.seconds:g} CPU seconds and {limits}"
+    starts = [row["start_seconds"] for row in rows if row.get("start_seconds")]
+    cost = f" They take {np.median(starts):.2g} CPU seconds a target, which is not counted." if starts else ""
+    commands = "\n".join(_command(run) for run in runs)
     return f"""# Solvers of inversion on {settings.generator}
 
 Written by `pullback bench inversion` from {len(rows)} rows, which took {seconds:.0f} CPU seconds with one thread. The
-objective is {settings.distance} + 10 · MSE (+ prior). The work is counted in forward equivalents: 1 for an image, 3 for
-a gradient, 1 for a column of a Jacobian. All arms have the same starts for a target: a ridge regression on own samples,
-the nearest own sample{f", {settings.random} random ones" if settings.random else ""}. The mean metric is that of
-{settings.metric_samples} own samples under {settings.distance}. {tuned}
+objective f is {settings.distance} + 10 · MSE (+ prior). A target has at most {limits}. The work is counted in forward
+equivalents: 1 for an image, 3 for a gradient, 1 for a column of a Jacobian. All arms have the same starts for a target:
+a ridge regression on own samples, the nearest one{f", {settings.random} random ones" if settings.random else ""}.
+{cost.strip()} The mean metric is that of {settings.metric_samples} own samples under {settings.distance}. {tuning}
 
 ```sh
-{command}
+{commands}
 ```"""
+
+
+def _in_words(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in settings.items())
+
+
+def _command(run: InversionBench) -> str:
+    """The command of a run, with the options that are not the defaults."""
+    usual = InversionBench()
+    parts = [f"pullback bench inversion --generator {run.generator} --suites {','.join(run.suites)}"]
+    parts += [f"--arms {','.join(run.arms)} --targets {run.targets}"]
+    for name in ("distance", "budget", "local_budget", "seconds", "random", "tuning", "tuned", "tuning_budget"):
+        if (value := getattr(run, name)) != getattr(usual, name):
+            text = ",".join(value) if isinstance(value, tuple) else f"{value:g}" if name != "distance" else value
+            parts.append(f"--{name.replace('_', '-')} {text}")
+    if run.metric_samples != usual.metric_samples:
+        parts.append(f"--metric-samples {run.metric_samples}")
+    return " ".join([*parts, *(["--held-out"] if run.held_out else []), f"--seed {run.seed}"])
 
 
 def _section(suite: str, found: Sequence[Outcome], rows: Rows, targets: Sequence[int]) -> str:

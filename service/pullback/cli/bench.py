@@ -155,8 +155,15 @@ def bench_inversion(
     targets: Annotated[int, typer.Option(min=1, help="Targets of each suite.")] = 64,
     budget: Annotated[float, typer.Option(help="Forward equivalents of a target, for all its starts.")] = 3000.0,
     local_budget: Annotated[float, typer.Option(help="The same for S4, which has one start.")] = 1500.0,
+    seconds: Annotated[
+        float | None, typer.Option(help="Most CPU seconds of a target, besides the budget.", show_default=False)
+    ] = None,
     random: Annotated[int, typer.Option(min=0, help="Random starts of a target.")] = 2,
-    tuning: Annotated[int, typer.Option(min=0, help="Other targets on which each arm is tuned; 0 for none.")] = 8,
+    tuning: Annotated[int, typer.Option(min=0, help="Other targets on which arms are tuned; 0 for none.")] = 8,
+    tuned: Annotated[
+        str | None, typer.Option(help="Arms that are tuned, separated by commas; all by default.", show_default=False)
+    ] = None,
+    tuning_budget: Annotated[float, typer.Option(help="Forward equivalents of a target in tuning.")] = 3000.0,
     metric_samples: Annotated[int, typer.Option(min=1, help="Own samples of the mean metric.")] = 100,
     held_out: Annotated[bool, typer.Option(help="Judge with LPIPS-vgg too.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of targets, starts and order.")] = 0,
@@ -167,14 +174,18 @@ def bench_inversion(
         Path | None,
         typer.Option(help="The result document; by default inversion.md in the folder.", show_default=False),
     ] = None,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Write the document from the rows in the folder; run nothing.")
+    ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="8 targets, 4 arms, 1,000 forward equivalents.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare solvers of inversion with shared starts and equal budgets, and write a document with figures."""
     import torch
 
-    from pullback.bench.inversion import DEFAULT_ARMS, InversionBench, run_inversion_bench
+    from pullback.bench.inversion import read_rows, read_runs, run_inversion_bench
     from pullback.bench.inversion_report import write_report
+    from pullback.bench.inversion_settings import DEFAULT_ARMS, InversionBench
     from pullback.generators import load_generator
     from pullback.generators.attributes import latent_size
 
@@ -190,23 +201,30 @@ def bench_inversion(
         targets=min(targets, 8) if quick else targets,
         budget=min(budget, 1000.0) if quick else budget,
         local_budget=min(local_budget, 500.0) if quick else local_budget,
+        seconds=seconds,
         random=random,
         tuning=0 if quick else tuning,
+        tuned=None if tuned is None else names(tuned),
+        tuning_budget=tuning_budget,
         metric_samples=min(metric_samples, 10) if quick else metric_samples,
         held_out=held_out,
         seed=seed,
     )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # CPU seconds of several threads that wait for each other say nothing
-    try:
-        rows = run_inversion_bench(settings, folder, lambda line: err.print(escape(line)))
-    finally:
-        torch.set_num_threads(threads)
+    if report_only:
+        rows = read_rows(folder)
+    else:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # CPU seconds of several threads that wait for each other say nothing
+        try:
+            rows = run_inversion_bench(settings, folder, lambda line: err.print(escape(line)))
+        finally:
+            torch.set_num_threads(threads)
     if as_json:
         print_json({"rows": rows})
         return
-    size = latent_size(load_generator(generator, device="cpu", check=False))
-    files = write_report(settings, rows, size, report or folder / "inversion.md")
+    runs = read_runs(folder)
+    size = latent_size(load_generator(runs[-1].generator, device="cpu", check=False))
+    files = write_report(runs, rows, size, report or folder / "inversion.md")
     display.out().print(escape(files[0].read_text(encoding="utf-8")))
     err.print(f"wrote {', '.join(escape(str(file)) for file in files)}")
 

@@ -1,7 +1,8 @@
 """Adam (Kingma & Ba, ICLR 2015) on codes, in z or in other linear coordinates c with z = z₀ + B c.
 
 With B = U, the eigenvectors of a mean metric, it is the arm of Wang & Ponce (ICLR 2021). With B = U (Λ + μI)^−p the
-coordinates are scaled as well. The learning rate falls by a cosine over the steps.
+coordinates are scaled as well. The learning rate falls by a cosine over the steps, or over the CPU seconds where these
+are limited and end first.
 """
 
 import math
@@ -53,7 +54,7 @@ def minimise(
         watch: called after each step; returns whether to stop.
         basis: B [n, n]; None for the identity.
         rate: learning rate of the first step.
-        steps: number of steps, over which the rate falls to zero.
+        steps: most steps, over which the rate falls to zero.
         rule: `adam`, or `sgd` for plain gradient steps.
 
     Returns:
@@ -72,7 +73,8 @@ def minimise(
         slope = 2 * half if basis is None else 2 * half @ basis
         mean = _FIRST * mean + (1 - _FIRST) * slope
         square = _SECOND * square + (1 - _SECOND) * slope.square()
-        own = rate * (1 + math.cos(math.pi * (step - 1) / steps)) / 2
+        share = min(1.0, max((step - 1) / steps, watch.time_share))
+        own = rate * (1 + math.cos(math.pi * share)) / 2
         if rule == "adam":
             moved = mean / (1 - _FIRST**step) / ((square / (1 - _SECOND**step)).sqrt() + _EPSILON)
         else:

@@ -3,10 +3,13 @@
 1. A few L-BFGS steps from every start, batched, choose the best starts of each target by the value of f.
 2. L-BFGS takes these near the target. Gradients cost little, and far away the quadratic model of f is wrong.
 3. Levenberg-Marquardt with lagged Jacobians ends at the minimum, where it converges quadratically. The best start of a
-   target goes first. The next one follows while the target is not solved and the budget lasts.
+   target goes first. The next one follows while the target is not solved and the budget lasts. L-BFGS can take this
+   phase too.
 
 Where the image is matched closely, the prior is left out in the last phase: an own sample then comes back exactly.
 """
+
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -33,7 +36,9 @@ def minimise(
     kept: int = 3,
     first_order: int = 40,
     first_damping: float = 1e-2,
+    last: Literal["levenberg_marquardt", "lbfgs"] = "levenberg_marquardt",
     jacobians: int = 20,
+    gradients: int = 300,
 ) -> tuple[Tensor, Tensor]:
     """Minimise f for every target from several starts.
 
@@ -48,7 +53,9 @@ def minimise(
         kept: starts of a target that go on.
         first_order: L-BFGS gradients of each of these.
         first_damping: first μ of Levenberg-Marquardt, relative to the largest eigenvalue of A.
-        jacobians: most Jacobians of a start.
+        last: the solver of the last phase.
+        jacobians: most Jacobians of a start in the last phase.
+        gradients: most gradients of a start in the last phase, if that is L-BFGS.
 
     Returns:
         The best codes [rows, n], float64, and their values [rows]; rows that were left are as they were then.
@@ -64,25 +71,29 @@ def minimise(
     rank = torch.full_like(values, torch.inf)
     rank[chosen] = values[chosen]
     order = ranked(rank, target)
+    bare = objective.without_prior()
+
+    def finish(used: Objective, rows: Tensor) -> None:
+        if watch.spent or len(rows) == 0:
+            return
+        given = (used, best[rows], target[rows], rows_of(condition, rows), watch)
+        if last == "lbfgs":
+            best[rows], values[rows] = lbfgs.minimise(*given, metric=metric, steps=gradients)
+        else:
+            best[rows], values[rows] = levenberg_marquardt.minimise(
+                *given, first_damping=first_damping, steps=jacobians
+            )
+
     for turn in order[:kept]:
         rows = turn[turn >= 0]
         reached = watch.values[target[rows].cpu()].to(values.device)
         rows = rows[reached > SOLVED]
         if watch.spent or len(rows) == 0:
             break
-        bare = objective.without_prior()
-        close = bare.values(best[rows], target[rows], rows_of(condition, rows)) < CLOSE
-        for used, which in ((bare, rows[close]), (objective, rows[~close])):
-            if len(which) and not watch.spent:
-                best[which], values[which] = levenberg_marquardt.minimise(
-                    used,
-                    best[which],
-                    target[which],
-                    rows_of(condition, which),
-                    watch,
-                    first_damping=first_damping,
-                    steps=jacobians,
-                )
+        far = bare.values(best[rows], target[rows], rows_of(condition, rows)) >= CLOSE
+        finish(objective, rows[far])
+        near = bare.values(best[rows], target[rows], rows_of(condition, rows)) < CLOSE if bool(far.any()) else ~far
+        finish(bare, rows[near])
     return best, values
 
 

@@ -65,6 +65,10 @@ _DAMPED = {"damping": (1e-4, 1e-3, 1e-2, 1e-1)}
 SOLVERS: Mapping[str, Solver] = {
     "hybrid": Solver("hybrid", hybrid.minimise, tuned={"first_damping": (1e-3, 1e-2, 1e-1)}),
     "hybrid_metric": Solver("hybrid, metric in L-BFGS", hybrid.minimise, metric="matrix"),
+    "hybrid_lbfgs": Solver("hybrid, L-BFGS to the end", hybrid.minimise, {"last": "lbfgs"}),
+    "hybrid_lbfgs_metric": Solver(
+        "hybrid, L-BFGS with the metric to the end", hybrid.minimise, {"last": "lbfgs"}, metric="matrix"
+    ),
     "adam": Solver("Adam", adam.minimise, tuned=_RATES),
     "adam_basis": Solver("Adam in the eigenbasis", adam.minimise, metric="basis", tuned=_RATES),
     "adam_quarter": Solver("Adam scaled by Λ^-1/4", adam.minimise, metric="basis", power=0.25, tuned=_RATES),

@@ -1,5 +1,6 @@
 """What an inversion has found so far, by target, and when its solvers have to stop."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -57,6 +58,11 @@ class Watch:
     def elapsed(self) -> float:
         """CPU seconds since the watch was made."""
         return time.process_time() - self._began
+
+    @property
+    def time_share(self) -> float:
+        """Part of the CPU seconds that is spent; 0 without a limit."""
+        return self.elapsed / self.seconds if math.isfinite(self.seconds) else 0.0
 
     @property
     def spent(self) -> bool:
