@@ -9,8 +9,9 @@ import torch
 from scipy.stats import wilcoxon
 
 from pullback.analysis.side_by_side import holm
-from pullback.bench import inversion_tuning
-from pullback.bench.inversion import Bench, run_inversion_bench
+from pullback.bench import inversion, inversion_tuning
+from pullback.bench.inversion import Bench, read_runs, run_inversion_bench
+from pullback.bench.inversion_goals import goals
 from pullback.bench.inversion_problems import Problems
 from pullback.bench.inversion_report import write_report
 from pullback.bench.inversion_settings import ARMS, InversionBench
@@ -139,7 +140,8 @@ def test_no_arm_has_more_than_sixteen_configurations():
 
 
 def test_the_document_has_a_row_for_every_arm_and_a_figure_for_every_suite(done, tmp_path):
-    settings, _, rows = done
+    settings, folder, rows = done
+    assert read_runs(folder) == [settings]
     files = write_report([settings], rows, 6, tmp_path / "deep" / "inversion.md")
     assert [file.name for file in files] == ["inversion.md", "inversion-S1.png", "inversion-S3.png", "inversion-S4.png"]
     text = files[0].read_text()
@@ -151,7 +153,7 @@ def test_the_document_has_a_row_for_every_arm_and_a_figure_for_every_suite(done,
 def outcome_of(distance, recovered):
     zeros = np.zeros(len(distance))
     recovered = np.array(recovered, dtype=bool)
-    return Outcome("a", tuple(range(len(distance))), np.array(distance), recovered, *[zeros] * 5)
+    return Outcome("a", tuple(range(len(distance))), np.array(distance), recovered, *[zeros] * 6)
 
 
 def test_a_comparison_is_paired():
@@ -179,6 +181,55 @@ def test_the_expected_work_counts_failures():
     ]
     assert expected_work(rows, "S1", "a", [0, 1], 0.1) == 130
     assert math.isinf(expected_work(rows, "S1", "a", [0, 1], 0.01))
+
+
+def made(suite, arm, target, distance, **more):
+    work = 3 * more.get("gradients", 10)
+    return {
+        "suite": suite,
+        "arm": arm,
+        "target": target,
+        "distance": distance,
+        "code_error": 0.01 if distance < 1e-3 else 1.0,
+        "held_out": math.nan,
+        "seconds": 4.0,
+        "work": work,
+        "columns": 0,
+        "gradients": 10,
+        "norm": 1.0,
+        "reached": [[1e-8, work, more.get("seconds", 4.0)]] if distance < 1e-8 else [],
+        **more,
+    }
+
+
+def test_the_goals_are_judged_by_the_rows():
+    rows = []
+    for target in range(20):
+        rows += [made("S1", "hybrid", target, 1e-6), made("S1", "lbfgs", target, 1e-6 if target < 8 else 0.1)]
+        rows += [made("S1", "adam", target, 0.1), made("S1", "adam_basis", target, 0.1 * 1.01 ** (target % 3 - 1))]
+        rows += [made("S1", "adam_basis_random", target, 0.3)]
+        rows += [made("S3", "hybrid", target, 0.1, held_out=0.2), made("S3", "adam", target, 0.1, held_out=0.3)]
+        rows += [made("S4", "lbfgs", target, 1e-9, gradients=200, seconds=6.0)]
+        rows += [made("S4", "lbfgs_metric", target, 1e-9, gradients=120)]
+        rows += [made("S4", "levenberg_marquardt", target, 1e-9, columns=6 * 8, seconds=2.0)]
+    found = goals(rows, 6, 10.0)
+    assert [each.reached for each in found] == [True, True, False, True, True]
+    recovery, near, metric, outside, basis = (each.line for each in found)
+    assert "recovers 20 of 20 (100%" in recovery
+    assert "8 Jacobians (median)" in near
+    assert "Its time over that of L-BFGS is 0.33" in near
+    assert "needs 0.60 of the gradients" in metric
+    assert "4 of them crops of a photograph" in outside
+    assert "The eigenbasis makes no difference that shows" in basis
+    assert "A random basis harms" in basis
+    assert goals(rows, 6, None)[0].reached is None
+    assert all(each.reached is None for each in goals([], 6, 10.0))
+
+
+def test_the_last_mark_counts_the_last_step():
+    marks = [(4.0, 0.1, 0.5), (40.0, 2.0, 0.2), (90.0, 10.1, 0.01)]
+    assert inversion._at_seconds(marks, 10.1, 10.0) == [[1.0, 0.5], [3.0, 0.2], [10.0, 0.01]]
+    assert inversion._at_seconds(marks[:2], 2.0, None) == [[1.0, 0.5]]
 
 
 def test_an_outcome_needs_image_and_code_to_be_recovered():

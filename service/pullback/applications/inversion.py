@@ -21,7 +21,7 @@ from pullback.analysis.protocol import Table, strict
 from pullback.analysis.scalars import variable
 from pullback.applications.inverting.inverter import Inverter, stacked
 from pullback.applications.inverting.pictures import Picture, PictureError, files_in, read_picture
-from pullback.applications.inverting.solvers import SOLVERS
+from pullback.applications.inverting.solvers import DEFAULT_SOLVER, SOLVERS
 from pullback.applications.protocol import Progress, Subject
 from pullback.applications.results import ApplicationResult, generator_identity
 from pullback.distances import Distance, ResidualDistance, load_distance
@@ -55,7 +55,7 @@ class Options(base.Options):
 
     images: Annotated[tuple[str, ...], base.Local()]
     """Pictures, or folders of pictures: files that Pillow reads, or `.npy` arrays."""
-    solver: str = "hybrid"
+    solver: str = DEFAULT_SOLVER
     """The solver: hybrid, adam, adam_basis, lbfgs, lbfgs_metric, levenberg_marquardt, gauss_newton_cg, cma, ..."""
     distance: str | None = None
     """The distance that is minimised, a sum of squares; by default the sweep's, or lpips."""

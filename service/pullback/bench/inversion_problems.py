@@ -23,6 +23,8 @@ from pullback.generators.codes import input_size, mapped
 
 LEVELS = (0.05, 0.2)
 """D² of the starts of S4, one after the other."""
+PHOTOGRAPH = (4, 5)
+"""Remainder and divisor of the numbers of targets of S3 that are crops of a photograph."""
 _FACE = (135, 80, 395, 340)
 """Left, top, right and bottom of the face in Matplotlib's photograph."""
 _SHIFT = 12
@@ -146,7 +148,7 @@ def row_of(own: Tensor | None, row: int) -> Tensor | None:
 
 def _out_of_range(images: Tensor, number: int, seed: int) -> Tensor:
     """A target that no code has, from the images [2, 3, height, width] of two own samples, or a photograph."""
-    kind = number % 5
+    kind = number % PHOTOGRAPH[1]
     if kind == 0:
         noise = torch.randn(images[:1].shape, generator=torch.Generator().manual_seed(seed + number))
         return (images[:1] + 0.05 * noise).clamp(0, 1)

@@ -1,12 +1,14 @@
 """The result document of the benchmark of inversion: one Markdown file with figures, written from the rows."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pullback.analysis.side_by_side import holm
+from pullback.bench.inversion_goals import FEW, goals
 from pullback.bench.inversion_settings import ARMS, SUITES, THRESHOLDS, InversionBench
 from pullback.bench.inversion_statistics import (
     MATCHED,
@@ -33,8 +35,8 @@ _TITLES = {
 _LOCAL = (1e-4, 1e-8)
 """Values of f to which the work is told on S4."""
 
-_FEW = 16
-"""Targets below which the document says that they are too few."""
+_COLOURS = 6
+"""Series of figures that differ in colour."""
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -62,9 +64,9 @@ def write_report(runs: Sequence[InversionBench], rows: Rows, n: int, path: Path)
         drawn = _ecdf(suite, arms, rows, targets)
         image = path.with_name(f"{path.stem}-{suite}.png")
         parts.append(
-            f"![Share of the pairs of a target and a threshold of f that each arm has reached, against the work]"
+            f"![Share of the pairs of a target and a threshold of f that each arm has reached, against work and time]"
             f"({image.name})\n\n*Share of all pairs of a target and a threshold of f ({_thresholds()}) that each arm "
-            "has reached, against the work in forward equivalents.*"
+            f"has reached, against the work and against the CPU seconds. Controls are grey.*"
         )
         files.append(image)
         try:
@@ -74,6 +76,8 @@ def write_report(runs: Sequence[InversionBench], rows: Rows, n: int, path: Path)
             raise PullbackError(f"{image} cannot be written: {error.strerror or error}. The rows are kept") from error
     if len(parts) == 1:
         raise PullbackError("no target of the benchmark is finished by every arm yet; run it on, its rows are kept")
+    found = goals(rows, n, runs[-1].seconds)
+    parts.insert(1, "\n".join(["## Goals", "", *(each.line for each in found)]))
     try:
         path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     except OSError as error:
@@ -148,11 +152,10 @@ def _section(suite: str, found: Sequence[Outcome], rows: Rows, targets: Sequence
         f"Targets that every arm has finished: {count}. *Recovered*: {known}. Medians over targets; the comparison is "
         f"with {ARMS[reference.arm].label}, paired by target, p-values corrected for {len(others)} arms (Holm).",
     ]
-    table = [
-        "| arm | recovered [95 %] | median D² | ratio to reference [95 %] | Wilcoxon p | McNemar p | work | gradients "
-        "| Jacobians | CPU s | ‖z‖/√n |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    judged = suite == "S3" and all(np.isfinite(each.held_out).all() for each in found)
+    heads = ["arm", "recovered [95 %]", "median D²", "ratio to reference [95 %]", "Wilcoxon p", "McNemar p"]
+    heads += ["work", "gradients", "Jacobians", "CPU s", "‖z‖/√n", *(["LPIPS-vgg"] if judged else [])]
+    table = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for each in sorted(found, key=lambda one: float(np.median(one.distance))):
         successes = int(each.recovered.sum())
         low, high = wilson(successes, count)
@@ -171,14 +174,17 @@ def _section(suite: str, found: Sequence[Outcome], rows: Rows, targets: Sequence
             f"{np.median(each.jacobians):.1f}",
             f"{np.median(each.seconds):.1f}",
             f"{np.median(each.norm):.2f}",
+            *([f"{np.median(each.held_out):.3f}"] if judged else []),
         ]
         table.append(f"| {' | '.join(cells)} |")
-    if count < _FEW:
+    if count < FEW:
         lines.append(
-            f"**{count} of at least {_FEW} targets: too few to rank the arms.** Read these numbers as a first look."
+            f"**{count} of at least {FEW} targets: too few to rank the arms.** Read these numbers as a first look."
         )
     lines.append("\n".join(table))
     lines.append(_work_table(suite, found, rows, targets))
+    if (timed := _time_table(suite, found, rows, targets)) is not None:
+        lines.append(timed)
     return "\n\n".join(lines)
 
 
@@ -205,19 +211,59 @@ def _work_table(suite: str, found: Sequence[Outcome], rows: Rows, targets: Seque
     )
 
 
-def _ecdf(suite: str, arms: Sequence[str], rows: Rows, targets: Sequence[int]) -> Any:
-    from pullback.analysis.drawing import PAGE, draw_line, legend_above, new_figure, plain_axes, series
+def _time_table(suite: str, found: Sequence[Outcome], rows: Rows, targets: Sequence[int]) -> str | None:
+    """The median f of each arm at some CPU seconds; None if the rows do not say it."""
+    medians: dict[str, dict[float, float]] = {}
+    for each in found:
+        held: dict[float, list[float]] = {}
+        for row in rows:
+            if row["suite"] == suite and row["arm"] == each.arm and row["target"] in targets:
+                for second, value in row.get("at_seconds", []):
+                    held.setdefault(second, []).append(value)
+        medians[each.arm] = {key: float(np.median(values)) for key, values in held.items() if len(values) == each.count}
+    seconds = sorted({second for each in medians.values() for second in each})
+    if not seconds:
+        return None
+    table = [
+        f"| arm | {' | '.join(f'f at {second:g} s' for second in seconds)} |",
+        "|---" * (1 + len(seconds)) + "|",
+    ]
+    for each in found:
+        values = [medians[each.arm].get(second) for second in seconds]
+        cells = ["–" if value is None else f"{value:.2g}" for value in values]
+        table.append(f"| {' | '.join([ARMS[each.arm].label, *cells])} |")
+    note = "" if suite == "S4" else " The prior is part of f while an arm has it: it adds about 0.01."
+    return f"Best f after some CPU seconds, median over targets.{note}\n\n" + "\n".join(table)
 
-    drawn = new_figure(f"inversion-{suite.lower()}", width=PAGE, height=3.2)
-    axes = plain_axes(drawn, x="work (forward equivalents)", y="share reached")
-    for place, arm in enumerate(arms):
-        times = np.sort(np.concatenate([reached_at(rows, suite, arm, targets, threshold) for threshold in THRESHOLDS]))
-        done = times[np.isfinite(times)]
-        ends = [row["work"] for row in rows if row["suite"] == suite and row["arm"] == arm]
-        steps = np.concatenate([[1.0], np.maximum(done, 1.0), [max(ends, default=1.0)]])
-        shares = np.concatenate([[0.0], np.arange(1, len(done) + 1), [len(done)]]) / len(times)
-        draw_line(axes, steps, shares, series(place), ARMS[arm].label, marked=False)
-    axes.set_xscale("log")
-    axes.set_ylim(0, 1)
-    legend_above(axes, columns=3)
+
+def _ecdf(suite: str, arms: Sequence[str], rows: Rows, targets: Sequence[int]) -> Any:
+    from pullback.analysis.drawing import PAGE, draw_line, legend_above, log_axis, new_figure, plain_axes
+
+    drawn = new_figure(f"inversion-{suite.lower()}", width=PAGE, height=3.0 + 0.15 * len(arms))
+    panels = (("work", "work (forward equivalents)", 1), ("seconds", "CPU seconds", 2))
+    for panel, (key, label, column) in enumerate(panels):
+        axes = plain_axes(drawn, 121 + panel, x=label, y="share reached" if panel == 0 else "")
+        for place, arm in enumerate(arms):
+            times = np.concatenate([reached_at(rows, suite, arm, targets, each, column) for each in THRESHOLDS])
+            done = np.sort(times[np.isfinite(times)])
+            ends = [row[key] for row in rows if row["suite"] == suite and row["arm"] == arm]
+            least = 1.0 if key == "work" else 0.05
+            steps = np.concatenate([[least], np.maximum(done, least), [max(ends, default=least)]])
+            shares = np.concatenate([[0.0], np.arange(1, len(done) + 1), [len(done)]]) / len(times)
+            draw_line(axes, steps, shares, _style(place, arm), ARMS[arm].label, marked=False, drawstyle="steps-post")
+        axes.set_xscale("log")
+        log_axis(axes.xaxis, plain=True)
+        axes.set_ylim(0, 1)
+        if panel == 0:
+            legend_above(axes, columns=2)
     return drawn
+
+
+def _style(place: int, arm: str) -> Any:
+    """The style of an arm: thin and grey for a control; of other arms no two are alike."""
+    from pullback.analysis.drawing import CONTROL, series
+
+    if ARMS[arm].metric in ("random", "shuffled"):
+        return CONTROL.lighter()
+    style = series(place)
+    return replace(style, dashes=series(place + 2).dashes) if place >= _COLOURS else style

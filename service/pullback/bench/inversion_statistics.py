@@ -33,6 +33,7 @@ class Outcome:
         jacobians: Jacobians of each.
         gradients: gradients of each.
         norm: norm of each code relative to √n.
+        held_out: LPIPS-vgg of each; NaN where it was not computed.
     """
 
     arm: str
@@ -44,6 +45,12 @@ class Outcome:
     jacobians: np.ndarray
     gradients: np.ndarray
     norm: np.ndarray
+    held_out: np.ndarray
+
+    @property
+    def count(self) -> int:
+        """Number of targets."""
+        return len(self.targets)
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,7 @@ def outcome(rows: Sequence[Mapping[str, Any]], suite: str, arm: str, targets: Se
         column("columns") / n,
         column("gradients"),
         column("norm"),
+        np.array([row.get("held_out", np.nan) for row in own], dtype=float),
     )
 
 
@@ -106,11 +114,29 @@ def compare(arm: Outcome, reference: Outcome, draws: int = 10_000, seed: int = 0
     drawn = np.random.default_rng(seed).integers(len(one), size=(draws, len(one)))
     ratios = np.median(one[drawn], axis=1) / np.median(two[drawn], axis=1)
     low, high = np.percentile(ratios, [2.5, 97.5])
+    ratio = float(np.median(one) / np.median(two))
+    return Comparison(len(one), ratio, (float(low), float(high)), p, mcnemar(arm, reference))
+
+
+def mcnemar(arm: Outcome, reference: Outcome) -> float:
+    """Return McNemar's exact p-value of the successes of two arms on the same targets; 1 if they agree."""
     gained = int((arm.recovered & ~reference.recovered).sum())
-    lost = int((~arm.recovered & reference.recovered).sum())
-    changed = gained + lost
-    p_success = float(binomtest(gained, changed).pvalue) if changed else 1.0
-    return Comparison(len(one), float(np.median(one) / np.median(two)), (float(low), float(high)), p, p_success)
+    changed = gained + int((~arm.recovered & reference.recovered).sum())
+    return float(binomtest(gained, changed).pvalue) if changed else 1.0
+
+
+def ratio_of_pairs(one: np.ndarray, two: np.ndarray, draws: int = 10_000, seed: int = 0) -> tuple[float, float, float]:
+    """Return the median of the ratios of paired positive numbers with its 95 % bootstrap interval.
+
+    Pairs with an infinite number are left out; NaN without any pair.
+    """
+    both = np.isfinite(one) & np.isfinite(two)
+    if not both.any():
+        return np.nan, np.nan, np.nan
+    ratios = one[both] / two[both]
+    drawn = np.random.default_rng(seed).integers(len(ratios), size=(draws, len(ratios)))
+    low, high = np.percentile(np.median(ratios[drawn], axis=1), [2.5, 97.5])
+    return float(np.median(ratios)), float(low), float(high)
 
 
 def wilson(successes: int, count: int, level: float = 0.95) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pullback.applications.inverting.library_cache import library_of
 from pullback.applications.inverting.objective import Cost, Objective
-from pullback.applications.inverting.solvers import SOLVERS
+from pullback.applications.inverting.solvers import DEFAULT_SOLVER, SOLVERS
 from pullback.applications.inverting.starts import Library
 from pullback.applications.inverting.watch import Watch
 from pullback.distances import ResidualDistance
@@ -84,7 +84,7 @@ class Inverter:
 
     generator: nn.Module
     distance: ResidualDistance
-    solver: str = "hybrid"
+    solver: str = DEFAULT_SOLVER
     mean_metric: Tensor | None = None
     held_out: nn.Module | None = None
     pixel_weight: float = 10.0

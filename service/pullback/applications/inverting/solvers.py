@@ -104,3 +104,6 @@ SOLVERS: Mapping[str, Solver] = {
     ),
 }
 """Every solver by its name in options."""
+
+DEFAULT_SOLVER = "hybrid"
+"""The solver of an inversion that names none; `pullback bench inversion` compares it with the others."""

@@ -1,0 +1,227 @@
+"""What the benchmark of inversion says about its goals: sentences computed from the rows, with a verdict each."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import wilcoxon
+
+from pullback.analysis.side_by_side import holm
+from pullback.applications.inverting.solvers import DEFAULT_SOLVER
+from pullback.bench.inversion_problems import LEVELS, PHOTOGRAPH
+from pullback.bench.inversion_settings import ARMS
+from pullback.bench.inversion_statistics import (
+    Outcome,
+    compare,
+    complete_targets,
+    mcnemar,
+    outcome,
+    ratio_of_pairs,
+    reached_at,
+    wilson,
+)
+
+FEW = 16
+"""Targets below which the arms are not ranked."""
+_ENOUGH, _ADAM, _LBFGS, _SECONDS = 0.9, 0.2, 0.6, 10.0
+"""Goal of recovery: least share of the default, most of Adam and of L-BFGS, and CPU seconds."""
+_EXACT, _JACOBIANS, _HALF, _SMALL_P, _P = 1e-8, 10, 0.5, 0.01, 0.05
+"""The other goals: value of f near the target, its Jacobians, ratios of time and gradients, and p-values."""
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A goal of the benchmark and what was found.
+
+    Attributes:
+        name: what was to be shown.
+        reached: whether it was; None if it was not measured.
+        sentences: the figures.
+    """
+
+    name: str
+    reached: bool | None
+    sentences: str
+
+    @property
+    def line(self) -> str:
+        """The goal as an entry of a list in Markdown."""
+        verdict = {True: "Reached", False: "Not reached", None: "Not measured"}[self.reached]
+        return f"- **{self.name}. {verdict}.** {self.sentences}"
+
+
+def goals(rows: Rows, n: int, seconds: float | None) -> list[Goal]:
+    """Return the goals with their verdicts.
+
+    Args:
+        rows: of the benchmark.
+        n: size of a code.
+        seconds: CPU seconds of a target; None if they were not limited.
+    """
+    return [_recovery(rows, n, seconds), _near(rows, n), _metric(rows, n), _out_of_range(rows), _basis(rows, n)]
+
+
+def _found(rows: Rows, suite: str, n: int) -> dict[str, Outcome]:
+    """Outcomes of all arms of a suite on the targets that every one has finished."""
+    arms = [arm for arm in ARMS if any(row["suite"] == suite and row["arm"] == arm for row in rows)]
+    targets = complete_targets(rows, suite, arms) if arms else []
+    return {arm: outcome(rows, suite, arm, targets, n) for arm in arms} if targets else {}
+
+
+def _share(found: Outcome) -> str:
+    count, total = int(found.recovered.sum()), len(found.targets)
+    low, high = wilson(count, total)
+    return f"{count} of {total} ({count / total:.0%}; 95 %: {low:.0%} to {high:.0%})"
+
+
+def _missing(name: str, arms: Sequence[str], found: Mapping[str, Any]) -> Goal | None:
+    left = [ARMS[arm].label for arm in arms if arm not in found]
+    return Goal(name, None, f"No target is finished by every arm that this needs: {', '.join(left)}.") if left else None
+
+
+def _recovery(rows: Rows, n: int, seconds: float | None) -> Goal:
+    name = (
+        f"Recovery of own samples: at least {_ENOUGH:.0%} by the default in {_SECONDS:g} CPU seconds, where Adam "
+        f"recovers at most {_ADAM:.0%} and L-BFGS at most {_LBFGS:.0%}"
+    )
+    found = _found(rows, "S1", n)
+    if missing := _missing(name, (DEFAULT_SOLVER, "adam", "lbfgs"), found):
+        return missing
+    own = found[DEFAULT_SOLVER]
+    best = max(found.values(), key=lambda each: (int(each.recovered.sum()), -float(np.median(each.seconds))))
+    shares = {arm: float(found[arm].recovered.mean()) for arm in (DEFAULT_SOLVER, "adam", "lbfgs")}
+    reached = shares[DEFAULT_SOLVER] >= _ENOUGH and shares["adam"] <= _ADAM and shares["lbfgs"] <= _LBFGS
+    text = (
+        f"The default, {ARMS[DEFAULT_SOLVER].label}, recovers {_share(own)}, Adam {_share(found['adam'])}, and L-BFGS "
+        f"{_share(found['lbfgs'])}. The default takes {np.median(own.seconds):.1f} CPU seconds (median; at most "
+        f"{own.seconds.max():.1f})."
+    )
+    if best.arm == DEFAULT_SOLVER:
+        text += " No arm recovers more."
+    else:
+        more = "more" if best.recovered.sum() > own.recovered.sum() else "as many in less time"
+        text += (
+            f" {ARMS[best.arm].label} recovers {more}: {_share(best)}, in {np.median(best.seconds):.1f} CPU seconds "
+            f"(McNemar p = {mcnemar(best, own):.2g})."
+        )
+    measured = seconds is not None and seconds <= _SECONDS
+    return Goal(name, reached if measured else None, text)
+
+
+def _near(rows: Rows, n: int) -> Goal:
+    name = (
+        f"Near the target: Levenberg-Marquardt from D² = {LEVELS[0]:g} to f ≤ {_EXACT:g} in at most {_JACOBIANS} "
+        f"Jacobians on {_ENOUGH:.0%} of the targets, in half of L-BFGS's time"
+    )
+    found = _found(rows, "S4", n)
+    if missing := _missing(name, ("lbfgs", "levenberg_marquardt"), found):
+        return missing
+    targets = [target for target in found["lbfgs"].targets if target % len(LEVELS) == 0]
+    arms = [arm for arm in ("levenberg_marquardt", "levenberg_marquardt_exact") if arm in found]
+    base = reached_at(rows, "S4", "lbfgs", targets, _EXACT, 2)
+    parts, reached = [], False
+    for arm in arms:
+        here = outcome(rows, "S4", arm, targets, n)
+        time = reached_at(rows, "S4", arm, targets, _EXACT, 2)
+        done = np.isfinite(time)
+        few = float((done & (here.jacobians <= _JACOBIANS)).mean())
+        ratio, low, high = ratio_of_pairs(time, base)
+        reached |= few >= _ENOUGH and ratio <= _HALF
+        jacobians = f"{np.median(here.jacobians[done]):.0f} Jacobians (median)" if done.any() else "no Jacobians"
+        parts.append(
+            f"{ARMS[arm].label} gets there on {int(done.sum())} of {len(targets)} targets with {jacobians}, on "
+            f"{few:.0%} within {_JACOBIANS}. Its time over that of L-BFGS is {ratio:.2g} (median; 95 %: {low:.2g} to "
+            f"{high:.2g})."
+        )
+    parts.append(f"L-BFGS gets there on {int(np.isfinite(base).sum())} of {len(targets)}.")
+    return Goal(name, reached, " ".join(parts))
+
+
+def _metric(rows: Rows, n: int) -> Goal:
+    name = "The mean metric as first Hessian halves the gradients of L-BFGS"
+    found = _found(rows, "S4", n)
+    if missing := _missing(name, ("lbfgs", "lbfgs_metric"), found):
+        return missing
+    targets = found["lbfgs"].targets
+
+    def gradients(arm: str) -> np.ndarray:
+        done = np.isfinite(reached_at(rows, "S4", arm, targets, _EXACT))
+        return np.where(done, found[arm].gradients, np.inf)
+
+    plain = gradients("lbfgs")
+    ratio, low, high = ratio_of_pairs(gradients("lbfgs_metric"), plain)
+    both = int((np.isfinite(plain) & np.isfinite(gradients("lbfgs_metric"))).sum())
+    text = (
+        f"From the starts of S4 to f ≤ {_EXACT:g}, L-BFGS with the metric needs {ratio:.2f} of the gradients of plain "
+        f"L-BFGS (median of {both} targets; 95 %: {low:.2f} to {high:.2f})."
+    )
+    if "lbfgs_metric_random" in found:
+        other = ratio_of_pairs(gradients("lbfgs_metric_random"), plain)
+        done = int(np.isfinite(gradients("lbfgs_metric_random")).sum())
+        text += (
+            f" With the same spectrum on random axes it needs {other[0]:.2f} (95 %: {other[1]:.2f} to {other[2]:.2f}; "
+            f"{done} of {len(targets)} targets get there)."
+        )
+    return Goal(name, ratio <= _HALF, text)
+
+
+def _out_of_range(rows: Rows) -> Goal:
+    name = f"Images out of range: lower held-out LPIPS-vgg than Adam, paired p < {_SMALL_P:g}"
+    arms = (DEFAULT_SOLVER, "adam")
+    chosen = {
+        arm: {
+            row["target"]: row["held_out"]
+            for row in rows
+            if row["suite"] == "S3" and row["arm"] == arm and np.isfinite(row["held_out"])
+        }
+        for arm in ARMS
+    }
+    targets = sorted(set(chosen[arms[0]]) & set(chosen[arms[1]]))
+    if missing := _missing(name, arms, {arm: True for arm in arms if targets}):
+        return missing
+    one, two = (np.array([chosen[arm][target] for target in targets]) for arm in arms)
+    difference = np.log(one) - np.log(two)
+    p = float(wilcoxon(difference).pvalue) if np.any(difference) else 1.0
+    ratio, low, high = ratio_of_pairs(one, two)
+    photographs = sum(target % PHOTOGRAPH[1] == PHOTOGRAPH[0] for target in targets)
+    text = (
+        f"On {len(targets)} images, {photographs} of them crops of a photograph, the held-out distance of the default "
+        f"is {np.median(one):.3f} and that of Adam {np.median(two):.3f} (medians). The ratio is {ratio:.2f} (95 %: "
+        f"{low:.2f} to {high:.2f}), lower on {int((one < two).sum())} of {len(targets)}, p = {p:.2g}."
+    )
+    if least_p(len(targets)) >= _SMALL_P:
+        text += " So few images cannot reach this p-value."
+    return Goal(name, ratio < 1 and p < _SMALL_P, text)
+
+
+def least_p(count: int) -> float:
+    """Return the smallest p-value of Wilcoxon's test with this many pairs."""
+    return 2.0 ** (1 - count)
+
+
+def _basis(rows: Rows, n: int) -> Goal:
+    name = "Does the eigenbasis help Adam? Settled either way"
+    found = _found(rows, "S1", n)
+    if missing := _missing(name, ("adam", "adam_basis"), found):
+        return missing
+    arms = [arm for arm in ("adam_basis", "adam_basis_random") if arm in found]
+    compared = [compare(found[arm], found["adam"]) for arm in arms]
+    parts = []
+    verdicts = []
+    for arm, versus, p in zip(arms, compared, holm([each.p for each in compared]), strict=True):
+        wins = int((found[arm].distance < found["adam"].distance).sum())
+        low, high = versus.ratio_ci95
+        verdict = "helps" if p < _P and versus.ratio < 1 else "harms" if p < _P else "makes no difference that shows"
+        verdicts.append(p < _P or (low > 0.5 and high < 2))
+        who = "The eigenbasis" if arm == "adam_basis" else "A random basis"
+        parts.append(
+            f"{who} {verdict}: D² is {versus.ratio:.2f} times "
+            f"that in z (95 %: {low:.2f} to {high:.2f}), lower on {wins} of {versus.targets} targets, p = {p:.2g}."
+        )
+    count = len(found["adam"].targets)
+    if count < FEW:
+        parts.append(f"{count} targets are too few to settle it.")
+    return Goal(name, verdicts[0] and count >= FEW, " ".join(parts))
