@@ -5,6 +5,7 @@ resampled with the same rows. The same seed gives the same rows on every machine
 """
 
 from collections.abc import Iterator
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,18 @@ class BootstrapOptions(Options):
     """Bootstrap samples behind each interval."""
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
     """Seed of the bootstrap and of every other random choice."""
+
+
+class PointOptions(BootstrapOptions):
+    """The options of statistics that compare samples in pairs, or whose cost does not let them take all samples."""
+
+    points: int = Field(default=1000, ge=2, le=100_000)
+    """Largest number of samples that are compared in pairs, or that a Grassmannian mean takes, drawn at random. In
+    pairs, twice as many take four times as long."""
+
+    def limited(self, samples: int) -> Self:
+        """Return the options with no more compared samples than there are: a larger limit changes nothing."""
+        return self.model_copy(update={"points": min(self.points, samples)})
 
 
 class Bootstrap:

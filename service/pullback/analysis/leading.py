@@ -5,13 +5,13 @@ isotropic and rank-deficient metrics are therefore left out of the sizes that th
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from pullback.analysis.bootstrap import BootstrapOptions, Floats, Integers
+from pullback.analysis.bootstrap import BootstrapOptions, Floats, Integers, PointOptions
 from pullback.analysis.correlations import LEAST_SPREAD, NULL_FLOOR, WORKSPACE
 from pullback.analysis.protocol import Result
 from pullback.analysis.samples import Samples, Stack
@@ -36,17 +36,11 @@ class SubspaceOptions(BootstrapOptions, SizeOptions):
     """Options of the statistics of leading subspaces that have bootstrap intervals; a base for their `Options`."""
 
 
-class SubspacePairOptions(SubspaceOptions):
+class SubspacePairOptions(SubspaceOptions, PointOptions):
     """Options of the statistics that compare leading subspaces of pairs of samples; a base for their `Options`."""
 
-    points: int = Field(default=1000, ge=2, le=100_000)
-    """Largest number of samples whose pairs are compared, drawn at random. Twice as many take four times as long."""
     pairs: int = Field(default=2000, ge=1, le=10_000_000)
     """Largest number of pairs of samples that are compared, drawn at random."""
-
-    def limited(self, samples: int) -> Self:
-        """Return the options with no more compared samples than there are: a larger limit changes nothing."""
-        return self.model_copy(update={"points": min(self.points, samples)})
 
 
 def usable_sizes(sizes: Sequence[int], samples: Samples) -> list[int]:

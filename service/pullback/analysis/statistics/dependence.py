@@ -19,9 +19,9 @@ from pydantic import Field
 
 from pullback.analysis.bootstrap import (
     Bootstrap,
-    BootstrapOptions,
     Floats,
     Integers,
+    PointOptions,
     bootstrap_weights,
     interval,
     weighted_means,
@@ -54,11 +54,9 @@ TABLED_SAMPLES = 2000
 _NOWHERE = (np.nan, np.nan)
 
 
-class Options(BootstrapOptions):
+class Options(PointOptions):
     """Options of the dependence."""
 
-    points: int = Field(default=1000, ge=2, le=100_000)
-    """Largest number of samples whose pairs are compared, drawn at random."""
     compared_pairs: int = Field(default=5000, ge=3, le=10_000_000)
     """Largest number of random pairs of these samples."""
     permutations: int = Field(default=999, ge=19, le=1_000_000)

@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 from pydantic import Field
 
-from pullback.analysis.bootstrap import BootstrapOptions, Integers, bootstrap_weights
+from pullback.analysis.bootstrap import Integers, PointOptions, bootstrap_weights
 from pullback.analysis.homogeneity_figures import histogram_figure, matrix_figure
 from pullback.analysis.homogeneity_result import CORRELATIONS, Homogeneity, from_dataset, to_dataset
 from pullback.analysis.pair_kernel import PairValues, Spectra
@@ -58,11 +58,9 @@ SMALL_BYTES = 64 * 2**20
 """Size of matrices that is never refused."""
 
 
-class Options(BootstrapOptions):
+class Options(PointOptions):
     """Options of the homogeneity."""
 
-    points: int = Field(default=1000, ge=2, le=100_000)
-    """Largest number of samples whose pairs are compared, drawn at random. Twice as many take four times as long."""
     pairs: Literal["all", "auto"] | Annotated[int, Field(ge=1)] = "all"
     """all: every pair of these samples. A number: so many random pairs of them. auto: as many random pairs as
     `standard_error` needs."""

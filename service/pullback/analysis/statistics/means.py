@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
-from pullback.analysis.bootstrap import Floats, Integers, bootstrap_weights
+from pullback.analysis.bootstrap import Floats, Integers, PointOptions, bootstrap_weights
 from pullback.analysis.grassmann import karcher_mean, overlap, principal_angles
 from pullback.analysis.leading import (
     SubspaceOptions,
@@ -61,19 +61,16 @@ _DRAWN_TOLERANCE = 1e-3
 """Length of the mean tangent, in radians, at which the Karcher mean of a draw has converged."""
 
 
-class Options(SubspaceOptions):
-    """Options of the means."""
+class Options(SubspaceOptions, PointOptions):
+    """Options of the means. Only the Grassmannian mean has a limit of `points`; the others take all samples."""
 
     regularization: float = Field(default=1e-4, gt=0, lt=1)
     """ε of the logarithm of H + ε tr(H)/n I."""
-    points: int = Field(default=1000, ge=2, le=100_000)
-    """Largest number of samples of the Grassmannian mean, drawn at random. The other means take all samples."""
 
 
 def decisive(options: Options, samples: int) -> Options:
     """Return the options with no more draws than are made, and no more points than there are samples."""
-    limited = {"draws": min(options.draws, MOST_DRAWS), "points": min(options.points, samples)}
-    return options.model_copy(update=limited)
+    return options.limited(samples).model_copy(update={"draws": min(options.draws, MOST_DRAWS)})
 
 
 def log_coefficients(samples: Samples, regularization: float) -> tuple[Floats, Floats]:
