@@ -198,3 +198,24 @@ def interval(values: npt.ArrayLike, level: float = 0.95) -> tuple[Floats, Floats
         if drawn.size:
             flat_ends[:, column] = np.quantile(drawn, [tail, 1 - tail])
     return ends[0], ends[1]
+
+
+def centred_interval(value: Floats, drawn: Floats) -> Floats:
+    """Return the value ± 1.96 standard deviations of its bootstrap draws.
+
+    It serves numbers that are lower in each draw because a draw repeats samples, such as overlaps of means: percentiles
+    of the draws would lie below the value.
+
+    Args:
+        value: `[...]`.
+        drawn: `[draws, ...]`; a draw without the number is NaN, and is left out.
+
+    Returns:
+        Lower and upper end, `[2, ...]`; NaN with fewer than 2 draws.
+    """
+    known = np.isfinite(drawn)
+    count = known.sum(axis=0)
+    mean = np.where(known, drawn, 0.0).sum(axis=0) / np.maximum(count, 1)
+    squares = np.where(known, (drawn - mean) ** 2, 0.0).sum(axis=0)
+    deviation = np.where(count > 1, np.sqrt(squares / np.maximum(count - 1, 1)), np.nan)
+    return np.stack([value - 1.96 * deviation, value + 1.96 * deviation])

@@ -23,7 +23,8 @@ EPSILONS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 COSINES = 10
 """Leading eigenvectors whose |cos| is given."""
 
-_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
+SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
+"""Sizes of leading subspaces whose overlap is given."""
 _SCATTERED = 4
 """Samples whose cross rates are kept for the figure."""
 _LINES = {
@@ -38,7 +39,7 @@ LABELS = {
     "log_distance": "log-Euclidean distance",
     **{f"{name}_{part}": f"{label}: {what}" for name, label in _LINES.items() for part, what in _PARTS.items()},
 }
-_UNCHANGED = ("spectrum_linear", "spectrum_log", "spectrum_slope")
+UNCHANGED = ("spectrum_linear", "spectrum_log", "spectrum_slope")
 """Numbers that do not depend on axes: random axes change nothing."""
 
 
@@ -49,6 +50,12 @@ def number_names(sizes: Sequence[int]) -> list[str]:
         *(f"cosine_{rank + 1}" for rank in range(COSINES)),
         *(f"overlap_{size}" for size in sizes),
     ]
+
+
+def axis_label(name: str) -> str:
+    """Return what the number `cosine_RANK` or `overlap_SIZE` is, for people."""
+    kind, _, number = name.partition("_")
+    return f"|cos| of eigenvectors {number}" if kind == "cosine" else f"overlap of the leading {number}"
 
 
 def numbers_of(crossed: CrossMetrics, epsilon: float, sizes: Sequence[int]) -> Floats:
@@ -67,7 +74,7 @@ def numbers_of(crossed: CrossMetrics, epsilon: float, sizes: Sequence[int]) -> F
 def sizes_of(one: Samples, other: Samples) -> list[int]:
     """Return the sizes of leading subspaces for which overlaps are given: below n, and kept in both sweeps."""
     kept = min(one.eigenvalues.shape[1], other.eigenvalues.shape[1])
-    return [size for size in _SIZES if size <= kept and size < one.latent_dim]
+    return [size for size in SIZES if size <= kept and size < one.latent_dim]
 
 
 def paired_variables(
@@ -122,7 +129,7 @@ def paired_variables(
             scatter[:, 0, index] = paired[0].own("b"), paired[0].own("a")
             scatter[:, 1, index] = paired[0].a_under_b(), paired[0].b_under_a()
         progress(index + 1)
-    for name in _UNCHANGED:
+    for name in UNCHANGED:
         value[PAIRINGS.index("random_axes"), names.index(name)] = np.nan
     weights = Bootstrap(count, draws, seed)
     mean, ends, known = means_of(value, weights)

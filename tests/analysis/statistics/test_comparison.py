@@ -11,6 +11,7 @@ from pullback.analysis.bootstrap import bootstrap_weights
 from pullback.analysis.correlations import correlations
 from pullback.analysis.cross_metrics import CrossMetrics, Eigenpairs
 from pullback.analysis.figure_files import to_bytes
+from pullback.analysis.mean_comparison import draws_for, frames_for
 from pullback.analysis.protocol import About
 from pullback.analysis.runner import compute, run_statistics
 from pullback.analysis.samples import Samples
@@ -97,13 +98,16 @@ def test_tests_are_paired_over_codes_and_corrected_together(result):
 
 
 def test_sentences_and_tables_say_what_was_compared(result):
-    sentence, dims, homogeneity = result.sentences()
+    sentence, means, dims, homogeneity = result.sentences()
+    assert f"{result.json['mean_metrics']['numbers']['overlap_5']['value']:.3f}" in means
     assert f"{result.json['own']['sweeps'][1]['c_log']['value']:.3f} in vgg" in homogeneity
     low, high = result.json["own"]["differences"][0]["dim_0.99"]["ci95"]
     assert ("excludes 0" in dims) == (low > 0 or high < 0)
     assert f"{result.json['same_code']['a_under_b_log']['mean']:.3f}" in sentence
     assert f"over {COUNT} codes" in sentence
-    pairs, axes, differing, own = result.tables()
+    pairs, axes, means, spectra, differing, own = result.tables()
+    assert len(means.rows) > 15
+    assert len(spectra.rows[0]) == len(spectra.columns)
     assert differing.rows == [["distance.trunk", "alex", "vgg"]]
     assert len(pairs.rows[0]) == len(pairs.columns) == 9
     assert axes.rows[-1][0] == "overlap of the leading 5"
@@ -114,7 +118,7 @@ def test_sentences_and_tables_say_what_was_compared(result):
 
 def test_every_figure_is_drawn(result):
     figures = result.figures()
-    assert len(figures) == 5
+    assert len(figures) == 6
     assert to_bytes(next(iter(figures.values())), "png", 50).startswith(b"\x89PNG")
     labels = {figure.axes[0].get_xlabel() for figure in figures.values()}
     assert "size k of the leading subspaces" in labels
@@ -167,8 +171,8 @@ def test_sweeps_of_different_codes_are_compared_by_their_own_numbers_only(metric
     other = samples_of(metrics[1], "other", codes=other_codes)
     found = compared(samples_of(metrics[0], "one"), other)
     assert "same_code" not in found.json
-    assert found.figures() == {}
-    assert len(found.sentences()) == 2
+    assert [figure.get_label() for figure in found.figures().values()] == ["mean-spectra"]
+    assert len(found.sentences()) == 3
     assert "own numbers" in found.cautions()[0]
     assert found.json["own"]["paired"] is False
     p = found["p"].sel(quantity="log_trace").values[0]
@@ -176,6 +180,50 @@ def test_sweeps_of_different_codes_are_compared_by_their_own_numbers_only(metric
     raw = mannwhitneyu(*traces).pvalue
     assert raw <= p <= min(1, 5 * raw)
     assert found["tested"].sel(quantity="log_trace").values.tolist() == [2 * COUNT]
+
+
+def test_the_mean_metrics_are_compared_as_two_metrics_are(metrics, result):
+    a, b = (each.mean(axis=0) for each in metrics)
+    (own, rows), (values, others) = (np.linalg.eigh(each) for each in (a, b))
+    own, values, rows, others = own[::-1], values[::-1], rows.T[::-1], others.T[::-1]
+    found = {name: each["value"] for name, each in result.json["mean_metrics"]["numbers"].items()}
+    along = np.einsum("ij,jk,ik->i", rows, b, rows)
+    expected = {
+        "h": np.corrcoef(a.ravel(), b.ravel())[0, 1],
+        "spectrum_linear": np.corrcoef(own, values)[0, 1],
+        "a_under_b_log": np.corrcoef(np.log(along), np.log(values))[0, 1],
+        "cosine_3": abs(rows[2] @ others[2]),
+        "overlap_2": np.square(rows[:2] @ others[:2].T).sum() / 2,
+    }
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, abs=1e-5), name
+    assert result.json["mean_metrics"]["along_the_other"][1] == pytest.approx(along, rel=1e-5)
+
+
+def test_the_mean_metrics_have_intervals_and_a_control(result):
+    for name in ("h", "a_under_b_log", "overlap_2"):
+        number = result.json["mean_metrics"]["numbers"][name]
+        low, high = number["ci95"]
+        assert low < number["value"] < high or number["value"] == high == 1
+        assert low > number["random"], name
+        assert number["random_range"][0] < number["random"] < number["random_range"][1]
+    assert result.json["mean_metrics"]["numbers"]["spectrum_log"]["random"] is None, "axes do not matter for it"
+
+
+def test_the_mean_of_truncated_sweeps_is_that_of_whole_metrics_where_all_samples_are_compared(metrics):
+    kept = [samples_of(each, "s", kept=4) for each in metrics]
+    for samples, each in zip(kept, metrics, strict=True):
+        samples._mean = each.mean(axis=0)
+    found = compared(*kept).json["mean_metrics"]
+    assert found["whole"] == [True, True]
+    assert found["eigenvalues"][0] == pytest.approx(np.linalg.eigvalsh(metrics[0].mean(axis=0))[::-1], rel=1e-5)
+    part = compared(kept[0], samples_of(metrics[1][1:], "few", numbers=range(1, COUNT))).json["mean_metrics"]
+    assert part["whole"] == [False, True]
+
+
+@pytest.mark.parametrize(("latent_dim", "draws", "frames"), [(100, 100, 40), (1024, 23, 15), (4096, 0, 3)])
+def test_large_codes_have_fewer_draws_and_random_axes(latent_dim, draws, frames):
+    assert (draws_for(1000, latent_dim), frames_for(latent_dim)) == (draws, frames)
 
 
 def test_it_is_kept_beside_the_first_sweep_and_read_back(metrics, tmp_path):

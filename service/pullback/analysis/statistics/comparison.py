@@ -2,7 +2,8 @@
 
 Where both sweeps have the same latent codes, A and B are compared code by code (`cross_metrics`, as Wang & Ponce, ICLR
 2021, compare LPIPS, MSE and SSIM), beside two controls: the metric A of a code with the metric B of another code, and
-A with random axes. Each sweep's own numbers stand beside each other in any case (`side_by_side`).
+A with random axes. The mean metrics of two sweeps of one latent size are compared too (`mean_comparison`), and each
+sweep's own numbers stand beside each other in any case (`side_by_side`).
 
 A claim that two metrics have similar axes needs "same code" to be above both controls: metrics of one generator share
 axes between codes, and numbers such as overlaps are not 0 for random axes.
@@ -18,8 +19,10 @@ from pydantic import Field
 from pullback.analysis.bootstrap import BootstrapOptions
 from pullback.analysis.comparison_figures import comparison_figures
 from pullback.analysis.matching import Matched, differing_keys, match
+from pullback.analysis.mean_comparison import mean_variables
+from pullback.analysis.mean_comparison_words import means_json, means_note, means_sentence, means_tables
 from pullback.analysis.own_numbers import add_own, own_cautions, own_json, own_sentence, own_table
-from pullback.analysis.paired_numbers import LABELS, PAIRINGS, paired_variables
+from pullback.analysis.paired_numbers import LABELS, PAIRINGS, axis_label, paired_variables
 from pullback.analysis.protocol import Progress, Result, Table, strict
 from pullback.analysis.samples import Samples
 from pullback.analysis.side_by_side import side_by_side
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "the metrics of two sweeps code by code: correlations of H, of log H and of spectra, cross rates, overlap"
 SWEEPS = 2
+VERSION = 2
 
 _SIGNIFICANT = 0.05
 """Corrected probability below which a sentence states a difference."""
@@ -47,26 +51,35 @@ class Options(BootstrapOptions):
 
 
 def compute(samples: Samples, others: Sequence[Samples], options: Options, progress: Progress) -> "xr.Dataset":
-    """Return each sweep's own numbers and, for the same codes, those of the comparison by pairing.
+    """Return each sweep's own numbers, those of the mean metrics and, for the same codes, those by pairing.
 
-    `value` [pairing, number, sample] has the numbers of each sample, `mean` and `mean_ci95` their means and 95 %
-    bootstrap intervals over samples.
+    `mean_metrics` [mean_number] are the numbers of the two mean metrics, with random axes beside them. `value`
+    [pairing, number, sample] has the numbers of each sample, `mean` and `mean_ci95` their means and 95 % bootstrap
+    intervals over samples.
     """
     (other,) = others
     matched = match([samples, other])
-    positions = matched.positions if len(matched) else (np.arange(len(samples)), np.arange(len(other)))
-    total = len(matched) + 2
+    first, second = matched.positions if len(matched) else (np.arange(len(samples)), np.arange(len(other)))
+    positions, paired = (first, second), len(matched) > 0
+    total = len(matched) + 3
     own = side_by_side(
         [samples, other],
         positions,
-        paired=len(matched) > 0,
+        paired=paired,
         draws=options.draws,
         seed=options.seed,
         compared=options.homogeneity_samples,
         progress=lambda done, _: progress(done, total),
     )
     variables, coordinates = add_own(own)
-    if len(matched):
+    if samples.latent_dim == other.latent_dim:
+        means, numbers = mean_variables(
+            samples, other, positions, paired=paired, epsilon=options.epsilon, draws=options.draws, seed=options.seed
+        )
+        variables |= means
+        coordinates |= numbers
+    progress(3, total)
+    if paired:
         cross, along = paired_variables(
             samples,
             other,
@@ -74,7 +87,7 @@ def compute(samples: Samples, others: Sequence[Samples], options: Options, progr
             epsilon=options.epsilon,
             draws=options.draws,
             seed=options.seed,
-            progress=lambda done: progress(done + 2, total),
+            progress=lambda done: progress(done + 3, total),
         )
         variables |= cross
         coordinates |= along
@@ -100,10 +113,12 @@ def _dataset(
 
 
 def to_json(result: Result) -> dict[str, Any]:
-    """Return the means by pairing with their intervals, each sweep's own numbers, and what differs between the jobs."""
+    """Return means by pairing with intervals, numbers of the mean metrics, own numbers, and what the jobs differ in."""
     dataset = result.dataset
     content: dict[str, Any] = json.loads(dataset.attrs["scalars"])
     content["own"] = own_json(result)
+    if "mean_metrics" in dataset:
+        content["mean_metrics"] = means_json(dataset)
     if "mean" not in dataset:
         return content
     for pairing in dataset["pairing"].values:
@@ -141,9 +156,10 @@ def summary(result: Result) -> list[Table]:
         tables.append(Table(columns, rows, title))
         numbers = content["same_code"]  # there are no numbers of axes beyond the kept eigenpairs
         axes = [name for name in numbers if name not in LABELS and numbers[name]["mean"] is not None]
-        names = [(name, name.partition("_")) for name in axes]
-        rows = [_row(content, name, _axis_label(kind, number)) for name, (kind, _, number) in names]
+        rows = [_row(content, name, axis_label(name)) for name in axes]
         tables.append(Table(columns, rows, "Leading axes of A and B"))
+    if "mean_metrics" in content:
+        tables += means_tables(content["mean_metrics"], result.options.model_dump()["epsilon"])
     differing = [[str(key), str(first), str(second)] for key, first, second in content["jobs_differ"]]
     if differing:
         tables.append(Table(["key", "A", "B"], differing, "Differences between the jobs"))
@@ -156,6 +172,8 @@ def sentences(result: Result) -> list[str]:
     content = result.json
     first, second = result.about.name, result.further[0].name
     lines = [*own_sentence(result, name="dim_0.99"), *own_sentence(result, name="c_log")]
+    if "mean_metrics" in content:
+        lines[:0] = means_sentence(content["mean_metrics"], first, second)
     if "same_code" not in content:
         return lines
     same, other, random = (content[pairing]["a_under_b_log"] for pairing in PAIRINGS)
@@ -201,6 +219,8 @@ def notes(result: Result) -> list[str]:
         "for all tests of the table (Holm).",
         f"The homogeneity of each sweep is that of at most {options['homogeneity_samples']} samples.",
     ]
+    if "mean_metrics" in result.dataset:
+        lines.append(means_note(result.json["mean_metrics"]))
     if "mean" in result.dataset:
         shown = [int(number) for number in result["shown_sample"].values]
         lines[:0] = [
@@ -214,9 +234,7 @@ def notes(result: Result) -> list[str]:
 
 
 def figure(result: Result) -> dict[str, "Figure"]:
-    """Draw cross rates against eigenvalues, overlap by rank and |cos| with their controls, and the sensitivity to ε."""
-    if "mean" not in result.dataset:
-        return {}
+    """Draw cross rates, overlap by rank and |cos| with their controls, the sensitivity to ε, and both mean spectra."""
     return comparison_figures(result.dataset, result.about.name, result.further[0].name)
 
 
@@ -228,10 +246,6 @@ def _row(content: Any, name: str, label: str) -> list[str]:
         if "p" in found:
             row.append("–" if found["p"] is None else f"{found['p']:.2g}")
     return row
-
-
-def _axis_label(kind: str, number: str) -> str:
-    return f"|cos| of eigenvectors {number}" if kind == "cosine" else f"overlap of the leading {number}"
 
 
 def _test(result: Result) -> str:

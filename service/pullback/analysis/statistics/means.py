@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
-from pullback.analysis.bootstrap import Floats, Integers, PointOptions, bootstrap_weights
+from pullback.analysis.bootstrap import Floats, Integers, PointOptions, bootstrap_weights, centred_interval
 from pullback.analysis.grassmann import karcher_mean, overlap, principal_angles
 from pullback.analysis.leading import (
     SubspaceOptions,
@@ -207,19 +207,9 @@ def _compared(frames: Frames, sizes: list[int]) -> dict[str, Any]:
         ("largest_angle", angles, 90.0, "largest principal angle of two means", "degrees"),
     ):
         made[name] = variable(("pair", "size"), values[0], words, unit)
-        ends = np.clip(_centred(values[0], values[1:]), 0.0, most)
+        ends = np.clip(centred_interval(values[0], values[1:]), 0.0, most)
         made[f"{name}_ci95"] = variable(("end", "pair", "size"), ends, f"95 % bootstrap interval of the {words}", unit)
     return made
-
-
-def _centred(value: Floats, drawn: Floats) -> Floats:
-    """Return the value ± 1.96 standard deviations of its bootstrap draws; NaN with fewer than 2 of them."""
-    known = np.isfinite(drawn)
-    count = known.sum(axis=0)
-    mean = np.where(known, drawn, 0.0).sum(axis=0) / np.maximum(count, 1)
-    squares = np.where(known, (drawn - mean) ** 2, 0.0).sum(axis=0)
-    deviation = np.where(count > 1, np.sqrt(squares / np.maximum(count - 1, 1)), np.nan)
-    return np.stack([value - 1.96 * deviation, value + 1.96 * deviation])
 
 
 def _with_samples(samples: Samples, frames: Frames, sizes: list[int], options: Options) -> dict[str, Any]:
