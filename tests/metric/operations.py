@@ -36,11 +36,19 @@ KINKS = {"topk", "quantile", "max of each", "F.softplus beta"}
 """Derivatives that jump somewhere near, with the same consequence."""
 
 
-def by_reverse_mode(operation, before, batch):
-    """Jacobians [batch, 48, n] of the images in float64, each code by itself."""
-    generator = Single(operation, before).double()
-    jacobian = torch.autograd.functional.jacobian
-    return torch.stack([jacobian(lambda z: generator(z[None]).flatten(), z) for z in codes(batch, torch.float64)])
+def by_reverse_mode(generator, z):
+    """Jacobians [batch, 48, n] of a generator's images in float64: a backward pass over 48 copies of each code."""
+
+    def rows(code):
+        copies = code.expand(48, -1).clone().requires_grad_()
+        return torch.autograd.grad(generator(copies).flatten(1).diagonal().sum(), copies)[0]
+
+    return torch.stack([rows(code) for code in z])
+
+
+def reference(name, batch):
+    """Metrics [batch, n, n] of the generator of one operation, by reverse mode in float64."""
+    return metric_of(by_reverse_mode(Single(OPERATIONS[name]).double(), codes(batch, torch.float64)))
 
 
 def metric_of(jacobians):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from operations import JUMPS, KINKS, OPERATIONS, by_reverse_mode, metric_of
+from operations import JUMPS, KINKS, OPERATIONS, reference
 from operations_base import Single, codes, metric_of_single
 
 from pullback import load_distance, metric_at
@@ -17,7 +17,7 @@ def test_there_are_as_many_operations_as_torch_gives_reason_to_try():
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 def test_a_generator_of_a_single_operation_has_its_metric(name):
-    wanted = metric_of(by_reverse_mode(OPERATIONS[name], lambda x: x, batch=3))
+    wanted = reference(name, batch=3)
     metric = metric_of_single(Single(OPERATIONS[name]), MSE, codes(3))
     assert wanted.flatten(1).norm(dim=1).min() > 0
     error = (metric.matrix - wanted).flatten(1).norm(dim=1) / wanted.flatten(1).norm(dim=1)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from operations import OPERATIONS, by_reverse_mode, metric_of
+from operations import OPERATIONS, metric_of, reference
 from operations_base import CODE, Single, codes, draw
 from torch.nn import functional as F
 
@@ -171,7 +171,7 @@ def test_dropout_that_is_seeded_in_forward_drops_the_same_in_value_and_derivativ
     ],
 )
 def test_every_method_differentiates_what_has_no_derivative_by_torchs_default_kernels(name, method):
-    wanted = metric_of(by_reverse_mode(OPERATIONS[name], lambda x: x, batch=2))
+    wanted = reference(name, batch=2)
     metric = metric_at(Single(OPERATIONS[name]), MSE, codes(2), method=method)
     error = (metric.matrix - wanted).flatten(1).norm(dim=1) / wanted.flatten(1).norm(dim=1)
     assert float(error.max()) < (1e-2 if method == "finite_difference" else 1e-3)
@@ -181,7 +181,7 @@ def test_every_method_differentiates_what_has_no_derivative_by_torchs_default_ke
 @pytest.mark.parametrize("method", ["gauss_newton", "block_krylov", "lanczos"])
 def test_a_wrong_batching_rule_of_torch_does_not_reach_the_metric(method):
     """That of the backward pass of `cdist`, for several cotangents at once."""
-    wanted = metric_of(by_reverse_mode(OPERATIONS["cdist"], lambda x: x, batch=2))
+    wanted = reference("cdist", batch=2)
     metric = metric_at(Single(OPERATIONS["cdist"]), MSE, codes(2), method=method)
     torch.testing.assert_close(metric.matrix, wanted, rtol=1e-3, atol=1e-7)
     assert bool(metric.certificate.passed.all())
