@@ -207,6 +207,14 @@ class Samples:
         stored = self.provenance.get("blocks") or {}
         return {str(name): (int(start), int(stop)) for name, (start, stop) in stored.items()}
 
+    def require(self, least: int, what: str) -> None:
+        """Raise PullbackError if there are fewer samples than `what`, the subject of the message, needs."""
+        if len(self) < least:
+            raise PullbackError(
+                f"{what} needs at least {least} samples, and {len(self)} of {self.about.name!r} can be used. Nothing "
+                "was computed. Use a sweep with more samples."
+            )
+
     def choose(self, most: int, seed: int) -> Integers:
         """Return at most `most` positions, ascending, drawn without replacement."""
         if len(self) <= most:

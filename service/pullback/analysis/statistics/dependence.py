@@ -88,10 +88,11 @@ def compute(samples: Samples, options: Options, progress: Progress) -> "xr.Datas
     """Return each effect with interval, p value and numbers of samples and pairs, and the pairs that were compared.
 
     Raises:
-        PullbackError: the sweep has no codes.
+        PullbackError: the sweep has no codes, or fewer than 2 samples.
     """
     import xarray as xr
 
+    samples.require(2, "the dependence on codes")
     if "latent" not in samples:
         raise PullbackError("the sweep stores no latent codes, so nothing can depend on them. Nothing was computed.")
     codes = np.asarray(samples.column("latent"), dtype=np.float64).reshape(len(samples), -1)

@@ -80,6 +80,7 @@ def compute(samples: Samples, options: Options, progress: Progress) -> "xr.Datas
 
     if "latent" not in samples:
         raise PullbackError("the distortion needs the latent codes of the samples, which this sweep does not have.")
+    samples.require(2, "a comparison of pairs")
     sizes = usable_sizes(options.sizes, samples)
     chosen = samples.choose(options.points, options.seed)
     codes = np.asarray(samples.column("latent"), dtype=np.float64)[chosen]

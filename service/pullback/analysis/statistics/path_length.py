@@ -85,7 +85,7 @@ def compute(samples: Samples, options: Options, progress: Progress) -> "xr.Datas
     """Return the path length with its interval, its value at each sample, and the parts of the mean metric's axes.
 
     Raises:
-        PullbackError: codes are not stored, or have one dimension only.
+        PullbackError: codes are not stored, have one dimension only, or are too few for a path between them.
     """
     import xarray as xr
 
@@ -100,6 +100,8 @@ def compute(samples: Samples, options: Options, progress: Progress) -> "xr.Datas
     if path == "sweep":
         found = along(samples, _own_paths(samples, codes), axes, progress)
     else:
+        if path == "linear":
+            samples.require(2, "a path between codes")
         found = (spherical if path == "spherical" else linear)(samples, codes, axes, progress)
     counted = found.weight > 0
     share = found.weight[counted]

@@ -72,6 +72,7 @@ def compute(samples: Samples, options: Options, progress: Progress) -> "xr.Datas
     """Return principal angles, overlaps and canonical correlations by size, with intervals and those of random ones."""
     import xarray as xr
 
+    samples.require(2, "a comparison of pairs")
     sizes = usable_sizes(options.sizes, samples)
     n, most = samples.latent_dim, sizes[-1]
     chosen = samples.choose(options.points, options.seed)
