@@ -39,13 +39,19 @@ def warned_of_nothing_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opening, "_warned", set())
 
 
-@pytest.fixture
-def sweep(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards 0 and 1 are in one commit, shard 2 in the last."""
-    store = create(tmp_path / "sweeps" / "sweep", LAYOUT, {"name": "sweep", "seed": 7})
+    store = create(tmp_path_factory.mktemp("made") / "sweep", LAYOUT, {"name": "sweep", "seed": 7})
     commit(store, record_of(LAYOUT, 0), record_of(LAYOUT, 1))
     commit(store, record_of(LAYOUT, 2))
     return store.path
+
+
+@pytest.fixture
+def sweep(made: Path, tmp_path: Path) -> Path:
+    """A copy of that sweep, which a test may damage."""
+    return Path(shutil.copytree(made, tmp_path / "sweeps" / "sweep"))
 
 
 def newest(sweep: Path, kind: str) -> list[Path]:
@@ -84,11 +90,16 @@ def finished(sweep: Path) -> xr.Dataset:
     return open_sweep(sweep).dataset(only_good=False).load()
 
 
-SUBSETS = [kinds for many in (1, 2, len(KINDS)) for kinds in itertools.combinations(KINDS, many)]
+EACH = [((kind,), how) for kind in KINDS for how in HOW]
+PAIRS = zip(itertools.combinations(KINDS, 2), itertools.cycle(HOW), strict=False)
+"""Each pair of kinds in one way: damage to several files is found file by file."""
 
 
-@pytest.mark.parametrize("how", HOW)
-@pytest.mark.parametrize("kinds", SUBSETS, ids=lambda kinds: "+".join(kinds))
+@pytest.mark.parametrize(
+    ("kinds", "how"),
+    [*EACH, *PAIRS, (KINDS, "empty"), (KINDS, "missing")],
+    ids=lambda value: value if isinstance(value, str) else "+".join(value),
+)
 def test_with_damaged_newest_files_a_sweep_is_read_at_an_earlier_commit_and_gone_on_with(
     sweep: Path, kinds: tuple[str, ...], how: str
 ) -> None:
