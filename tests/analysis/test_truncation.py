@@ -24,11 +24,10 @@ def estimated_traces(metrics, kept, seed=2):
     return np.array(traces)
 
 
-@pytest.mark.parametrize("kept", [1, 3, 10, 25])
-@pytest.mark.parametrize("decay", [0.5, 3.0, 6.0, 30.0])
+@pytest.mark.parametrize(("kept", "decay"), [(1, 0.5), (3, 3.0), (10, 6.0), (25, 30.0), (25, 0.5), (1, 30.0)])
 @pytest.mark.parametrize("whole", [True, False])
 def test_every_count_of_a_truncated_sweep_is_that_of_the_whole_metrics_or_bounds_it(kept, decay, whole):
-    for seed in range(3):
+    for seed in range(2):
         metrics = random_metrics(5, 30, decay=decay, jitter=1.0, seed=seed)
         truth = analyze(FakeSweep(metrics), draws=10).to_json()
         trace = None if whole else estimated_traces(metrics, kept, seed)

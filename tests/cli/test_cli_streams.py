@@ -298,10 +298,12 @@ PLACES = {
         "$P report '{s}' --out r.html --draws 10",
         {"MPLBACKEND": "module://matplotlib_inline.nowhere"},
     ),
-    "absent ipympl": ("$P report '{s}' --out r.html --draws 10", {"MPLBACKEND": "ipympl"}),
-    "read-only home": (
+    "absent ipympl and a read-only home": (
         "$P report '{s}' --out r.html --draws 10",
-        {"HOME": "/proc", "XDG_CACHE_HOME": "/proc/c", "XDG_CONFIG_HOME": "/proc/d", "XDG_STATE_HOME": "/proc/e"},
+        {
+            **{"MPLBACKEND": "ipympl", "HOME": "/proc", "XDG_CACHE_HOME": "/proc/c"},
+            **{"XDG_CONFIG_HOME": "/proc/d", "XDG_STATE_HOME": "/proc/e"},
+        },
     ),
     "no home": ("$P show '{s}' && $P weights list", {"HOME": None}),
 }

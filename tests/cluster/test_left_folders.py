@@ -69,10 +69,16 @@ def test_shared_memory_goes_elsewhere_where_it_cannot_be_written(tmp_path, monke
     assert pool._plasma_folder(tmp_path) == (str(tmp_path) if sys.platform == "linux" else None)
 
 
-def test_a_ray_that_cannot_be_started_is_one_sentence(monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("Failed to start:\nthe store died\n"), Exception("The current node timed out during startup.")],
+)
+def test_a_ray_that_cannot_be_started_is_one_sentence(monkeypatch, error):
     def refuse(**options):
-        raise RuntimeError("Failed to start:\nthe store died\n")
+        raise error
 
     monkeypatch.setattr(pool.ray, "init", refuse)
-    with pytest.raises(pool.SweepError, match="the store died"), pool.local_ray(1):
+    with pytest.raises(pool.SweepError, match=r"the store died|timed out") as caught, pool.local_ray(1):
         pass
+    assert len(str(caught.value).splitlines()) == 1
+    assert "--serial" in str(caught.value)

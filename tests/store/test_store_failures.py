@@ -1,6 +1,7 @@
 """What passes by itself is no damage: reading reports it, and a repair stops and changes nothing."""
 
 import errno
+import itertools
 import os
 import random
 import shutil
@@ -72,12 +73,11 @@ PASSING = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("error", PASSING.values(), ids=PASSING)
-@pytest.mark.parametrize("where", ["values", "references"])
+@pytest.mark.parametrize(("name", "where"), zip(PASSING, itertools.cycle(["values", "references"]), strict=False))
 def test_a_repair_under_passing_trouble_changes_nothing(
-    sweep: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, where: str
+    sweep: Path, monkeypatch: pytest.MonkeyPatch, name: str, where: str
 ) -> None:
-    before = contents(sweep)
+    before, error = contents(sweep), PASSING[name]
 
     def read(self: Auditor, schema: ArraySchema, first: int, last: int, present: Container[int] | None = None) -> Any:
         if schema.name == "eigenvector" and first <= 1 <= last:
@@ -160,11 +160,11 @@ def test_chunks_that_are_fetched_together_and_cannot_be_opened_are_no_damage(lon
     assert {file.name for file in long_sweep.rglob("*")} == before
 
 
-@pytest.mark.parametrize("error", PASSING.values(), ids=PASSING)
+@pytest.mark.parametrize("name", [*PASSING][::4])
 def test_passing_trouble_with_one_of_many_chunks_is_no_damage(
-    long_sweep: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+    long_sweep: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    opened, before = open_sweep(long_sweep), contents(long_sweep)
+    opened, before, error = open_sweep(long_sweep), contents(long_sweep), PASSING[name]
 
     async def get_together(*_: object) -> list[None]:
         raise TypeError("as Icechunk does for a chunk that it leaves out")

@@ -323,10 +323,17 @@ def _starting() -> Iterator[None]:
     """Report in a sentence why Ray cannot be started."""
     try:
         yield
-    except (OSError, RuntimeError, ValueError, RayError) as error:
+    except PullbackError:
+        raise
+    except Exception as error:  # Ray raises Exception itself where its processes do not start in time
+        advice = (
+            "This machine is too busy for Ray to start in time: try again later"
+            if "timed out" in str(error)
+            else "Check that /tmp and /dev/shm can be written to and are not full"
+        )
         raise SweepError(
-            f"Ray cannot be started here ({reason_of(error)}); nothing was computed. Check that /tmp and /dev/shm can "
-            "be written to and are not full, or compute in one process: pullback run --serial"
+            f"Ray cannot be started here ({reason_of(error)}); nothing was computed. {advice}, or compute in one "
+            "process: pullback run --serial"
         ) from error
 
 
