@@ -1,6 +1,8 @@
 """The application inversion: pictures of any kind, starts, results, and bad input."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,8 @@ from PIL import Image
 
 import pullback
 from pullback.applications import inversion
-from pullback.applications.inverting import library_cache
+from pullback.applications.inverting import library_cache, several
+from pullback.applications.inverting.assembly import make_inverter
 from pullback.applications.inverting.hybrid import ranked
 from pullback.applications.inverting.inverter import Inverter
 from pullback.applications.inverting.pictures import PictureError, files_in, of_array, read_picture
@@ -194,6 +197,32 @@ def test_a_broken_picture_is_one_sentence_and_the_others_go_on(smooth, pictures,
     assert [bool(problem) for problem in said["problems"]] == [False, False, True, False]
     np.testing.assert_allclose(dataset["code"].values[[0, 1, 3]], own[0][:3], atol=1e-3)
     assert np.isnan(dataset["code"].values[2]).all()
+
+
+def test_several_workers_give_what_one_gives(smooth, pictures, tmp_path, monkeypatch):
+    """Threads take the place of processes here."""
+
+    @contextmanager
+    def threads(subject, start, given):
+        start("cpu", *given)
+        with ThreadPoolExecutor(1) as pool:
+            yield pool
+
+    def inverter_of(subject, given):
+        return make_inverter(smooth, pullback.load_distance("mse", device="cpu"), given, None)
+
+    one = run(smooth, tmp_path / "one", [pictures], random=1)
+    monkeypatch.setattr(several, "process_count", lambda subject: 2)
+    monkeypatch.setattr(several, "worker_processes", threads)
+    monkeypatch.setattr(several, "inverter_of", inverter_of)
+    two = run(smooth, tmp_path / "two", [pictures], random=1)
+    for name in ("code", "distance", "gradients"):
+        np.testing.assert_array_equal(one[name], two[name])
+    calls = []
+    monkeypatch.setattr(several, "_ASKED_EVERY", 0.001)
+    with pytest.raises(Stopped):
+        run(smooth, tmp_path / "stopped", [pictures], stopped=lambda: calls.append(0) or len(calls) > 2)
+    assert several._inverters[0][1].is_set()
 
 
 def test_an_interrupted_run_goes_on_and_gives_the_same(smooth, pictures, tmp_path):

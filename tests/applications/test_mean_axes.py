@@ -135,12 +135,7 @@ def test_a_worker_process_computes_what_this_process_does(sweep):
     codes = sweep.dataset()["latent"].values[:3]
     task = Task([0, 1, 2], codes, np.eye(N)[:2])
 
-    class Queue:
-        def get(self):
-            return "cpu"
-
-    threads = torch.get_num_threads()
-    start_worker(str(sweep.location), sweep.snapshot, None, 4, threads, Queue())
+    start_worker("cpu", str(sweep.location), sweep.snapshot, None, 4)
     there, here = multiply_here(task), Networks(Subject(sweep, None, "cpu"), 4).multiply(task)
     np.testing.assert_array_equal(there.total, here.total)
     np.testing.assert_array_equal(there.rates, here.rates)

@@ -8,10 +8,8 @@ depends on its products, such as `metric.krylov.top_eigenpairs`, therefore resum
 reads recorded products until it comes to the first one that is missing.
 """
 
-import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from pullback.applications.protocol import Progress, Subject
+from pullback.applications.worker_processes import process_count, worker_processes
 from pullback.distances import Distance
 from pullback.errors import PullbackError
 from pullback.generators.base import class_indices, reference_tensor
@@ -33,7 +32,6 @@ from pullback.metric.precision import arithmetic, as_precise_as, in_double, in_s
 from pullback.metric.strategy import Request, decide
 from pullback.spec import GeneratorSpec, JobSpec
 from pullback.store.reader import open_sweep
-from pullback.sweep.plan import threads_of, usable_cores
 
 Floats = npt.NDArray[np.float64]
 
@@ -160,9 +158,6 @@ Spread = Callable[[Iterable[Task]], Iterator[Products]]
 def spread(subject: Subject, kept: int, networks: Networks) -> Iterator[Spread]:
     """Yield a function that computes tasks: in this process, or in as many as the job's `resources.workers` asks for.
 
-    More processes than cores are never started. On a machine with several GPUs, processes take them in turn, unless
-    the job names one.
-
     Args:
         subject: the input of an application with a sweep.
         kept: number of wanted eigenpairs.
@@ -171,18 +166,12 @@ def spread(subject: Subject, kept: int, networks: Networks) -> Iterator[Spread]:
     Raises:
         PullbackError: a process died.
     """
-    workers = min(subject.workers, max(usable_cores(), torch.cuda.device_count()))
-    if workers == 1:
+    if process_count(subject) == 1:
         yield lambda tasks: map(networks.multiply, tasks)
         return
     assert subject.sweep is not None
-    context = multiprocessing.get_context("spawn")
-    devices = context.SimpleQueue()
-    for worker in range(workers):
-        shared = subject.device_name in ("auto", "cuda") and subject.device.type == "cuda"
-        devices.put(f"cuda:{worker % torch.cuda.device_count()}" if shared else subject.device_name)
-    given = (str(subject.sweep.location), subject.sweep.snapshot, subject.spec, kept, threads_of(workers), devices)
-    with ProcessPoolExecutor(workers, context, start_worker, given) as pool:
+    given = (str(subject.sweep.location), subject.sweep.snapshot, subject.spec, kept)
+    with worker_processes(subject, start_worker, given) as pool:
 
         def compute(tasks: Iterable[Task]) -> Iterator[Products]:
             try:
@@ -193,21 +182,16 @@ def spread(subject: Subject, kept: int, networks: Networks) -> Iterator[Spread]:
                     "kept. Run the job again with fewer `resources.workers`"
                 ) from error
 
-        try:
-            yield compute
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        yield compute
 
 
 _networks: list[Networks] = []
 """The networks of a worker process."""
 
 
-def start_worker(place: str, snapshot: str, spec: GeneratorSpec | None, kept: int, threads: int, devices: Any) -> None:
+def start_worker(device: str, place: str, snapshot: str, spec: GeneratorSpec | None, kept: int) -> None:
     """Load the networks of a worker process."""
-    torch.set_num_threads(threads)
-    _networks[:] = [Networks(Subject(open_sweep(place, snapshot), spec, devices.get()), kept)]
+    _networks[:] = [Networks(Subject(open_sweep(place, snapshot), spec, device), kept)]
 
 
 def multiply_here(task: Task) -> Products:

@@ -6,33 +6,21 @@ goes on with the next one, and a file that is no picture leaves the others alone
 """
 
 import json
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import torch
 from pydantic import Field, field_validator
 
-from pullback.analysis.bootstrap import Integers
-from pullback.analysis.protocol import Table, strict
-from pullback.analysis.scalars import variable
-from pullback.applications.inverting.inverter import Inverter, stacked
+from pullback.analysis.protocol import Table
+from pullback.applications.inverting.assembly import inverter_of
 from pullback.applications.inverting.pictures import Picture, PictureError, files_in, read_picture
+from pullback.applications.inverting.several import in_processes, invert_pictures
 from pullback.applications.inverting.solvers import DEFAULT_SOLVER, SOLVERS
 from pullback.applications.protocol import Progress, Subject
-from pullback.applications.results import ApplicationResult, generator_identity
-from pullback.distances import Distance, ResidualDistance, load_distance
-from pullback.errors import ArgumentError, PullbackError, WeightsError
-from pullback.generators.attributes import class_names, latent_size, name_of
-from pullback.generators.base import class_indices, reference_tensor
-from pullback.generators.user_code import declared_weights
-from pullback.spec import GeneratorSpec, names_code, nearest
+from pullback.applications.results import ApplicationResult
+from pullback.spec import nearest
 from pullback.spec import options as base
-from pullback.store.reader import Sweep
-from pullback.sweep.identity import IMPORTED, stored_job
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -44,8 +32,6 @@ NEEDS = ("generator",)
 
 EXACT = 1e-3
 """D² below which the image counts as matched."""
-_SMALLEST_HELD_OUT = 32
-"""Smallest height and width of images that LPIPS-vgg takes."""
 _DRAWN, _ACROSS, _TRACES, _NOTED = 24, 4, 6, 10
 """Pictures in the figure, pictures side by side, lines of the traces, and notes of pictures that are shown."""
 
@@ -105,205 +91,15 @@ def run(subject: Subject, given: Options, progress: Progress) -> "xr.Dataset":
         PullbackError: there is no picture, the sweep is of another generator, or an option cannot work.
     """
     files = files_in(given.images)
-    inverter = _inverter(subject, given)
+    inverter = inverter_of(subject, given)
     pictures: list[Picture | PictureError] = []
     for file in files:
         try:
             pictures.append(read_picture(file, *inverter.shape))
         except PictureError as error:
             pictures.append(error)
-    return invert_pictures(inverter, pictures, given, progress)
-
-
-def _inverter(subject: Subject, given: Options) -> Inverter:
-    sweep = subject.sweep
-    if sweep is not None and subject.spec is not None:
-        refuse_another(sweep, subject.generator, subject.spec)
-    if given.distance is None and given.mask is None and sweep is not None and IMPORTED not in sweep.provenance:
-        distance = subject.distance
-    else:
-        distance = load_distance(given.distance or "lpips", device=subject.device, mask=given.mask)
-    uses_metric = given.solver in SOLVERS and SOLVERS[given.solver].metric is not None
-    mean = torch.from_numpy(sweep.mean_metric(kept=True)) if sweep is not None and uses_metric else None
-    return make_inverter(subject.generator, distance, given, mean)
-
-
-def refuse_another(sweep: Sweep, generator: torch.nn.Module, spec: GeneratorSpec | None) -> None:
-    """Raise PullbackError if a sweep was computed with another generator.
-
-    Its codes must have the size of the generator's codes, and its weight files must be those of the generator. User
-    code is also compared by the job's section `generator`.
-
-    Args:
-        sweep: the sweep.
-        generator: the loaded generator.
-        spec: the section of the job; None if the generator is an object.
-    """
-    held, digests = set(sweep.provenance.get("weights", {}).values()), set(declared_weights(generator).values())
-    same = digests <= held
-    if spec is not None and names_code(spec.name) and IMPORTED not in sweep.provenance:
-        there = stored_job(sweep.provenance, "inversion").generator
-        keys = [generator_identity(each.model_copy(update={"condition": None})) for each in (spec, there)]
-        same = same and keys[0] == keys[1]
-    if sweep.layout.latent_dim != latent_size(generator) or not (same or IMPORTED in sweep.provenance):
-        raise PullbackError(
-            f"the sweep {sweep.name!r} was computed with another generator than {name_of(generator)}. Nothing was "
-            "computed; name a sweep of this generator, or none"
-        )
-
-
-def make_inverter(
-    generator: torch.nn.Module, distance: Distance, given: Options, mean_metric: torch.Tensor | None
-) -> Inverter:
-    """Return the inverter that the options describe.
-
-    Args:
-        generator: G.
-        distance: the distance that is minimised.
-        given: the options.
-        mean_metric: the mean metric [n, n] of a sweep, if there is one and the solver uses it.
-
-    Raises:
-        SpecError: an option cannot work, or the class is unknown.
-    """
-    if not isinstance(distance, ResidualDistance):
-        raise ArgumentError("distance", f"{distance.name} is no sum of squares; choose one such as lpips or mse")
-    known = None if given.condition is None else class_indices(generator, given.condition, range(1))
-    inverter = Inverter(
-        generator,
-        distance,
-        given.solver,
-        mean_metric,
-        pixel_weight=given.pixel_weight,
-        prior=given.prior,
-        nearest=given.nearest,
-        random=given.random,
-        condition=None if known is None else int(known[0]),
-        forward_equivalents=given.budget,
-        seconds=given.seconds,
-        samples=given.samples,
-        seed=given.seed,
-    )
-    if given.held_out and min(inverter.shape) >= _SMALLEST_HELD_OUT:
-        with suppress(WeightsError):
-            judge = load_distance("lpips", trunk="vgg", device=reference_tensor(generator).device)
-            inverter = replace(inverter, held_out=judge)
-    return inverter
-
-
-def invert_pictures(
-    inverter: Inverter, pictures: Sequence[Picture | PictureError], given: Options, progress: Progress
-) -> "xr.Dataset":
-    """Invert pictures one group after the other, and return the application's dataset.
-
-    Args:
-        inverter: from `make_inverter`.
-        pictures: the pictures, or why a file is none.
-        given: the options.
-        progress: has the checkpoint; called after each group.
-    """
-    state = progress.checkpoint.load()
-    held = {} if state is None or "done" not in state else dict(state)
-    done: Integers = held.pop("done", np.zeros(0, dtype=np.int64))
-    good = [row for row, picture in enumerate(pictures) if isinstance(picture, Picture)]
-    total = len(good)
-    progress(len(done), total)
-    left = [row for row in good if row not in set(done.tolist())]
-    for start in range(0, len(left), given.together):
-        rows = left[start : start + given.together]
-        images = torch.stack([cast(Picture, pictures[row]).image for row in rows])
-        found = inverter.invert(images, first=rows[0], stopped=progress.stopped)
-        progress(len(done), total)  # raises if it was stopped: what a solver had then is no result
-        held = _joined(held, stacked(found))
-        done = np.concatenate([done, rows])
-        progress.checkpoint.save(done=done, **held)
-        progress(len(done), total)
-    return _dataset(inverter, pictures, given, done, held)
-
-
-def _joined(held: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    if not held:
-        return new
-    length = max(held["trace"].shape[1], new["trace"].shape[1])
-    padded = [
-        np.pad(each["trace"], ((0, 0), (0, length - each["trace"].shape[1]), (0, 0)), constant_values=np.nan)
-        for each in (held, new)
-    ]
-    joined = {name: np.concatenate([held[name], new[name]]) for name in new if name != "trace"}
-    return {**joined, "trace": np.concatenate(padded)}
-
-
-_MEANINGS = {
-    "distance": ("squared distance of the picture and its reconstruction", "squared distance"),
-    "mse": ("mean squared difference of pixels in [0, 1]", "1"),
-    "held_out": ("LPIPS-vgg of the picture and its reconstruction, which no solver sees", "squared distance"),
-    "norm": ("norm of the code, in deviations of own codes from their mean", "1"),
-    "seconds": ("CPU seconds", "s"),
-    "forwards": ("images computed", "1"),
-    "gradients": ("gradients computed", "1"),
-    "columns": ("columns of Jacobians computed", "1"),
-}
-
-
-def _dataset(
-    inverter: Inverter,
-    pictures: Sequence[Picture | PictureError],
-    given: Options,
-    done: Integers,
-    held: dict[str, Any],
-) -> "xr.Dataset":
-    import xarray as xr
-
-    height, width = inverter.shape
-    count, n = len(pictures), latent_size(inverter.generator)
-    places = np.asarray(done, dtype=np.int64)
-
-    def rows(name: str, shape: tuple[int, ...] = ()) -> Any:
-        values = np.full((count, *shape), np.nan)
-        if len(places):
-            values[places] = held[name]
-        return values
-
-    steps = held["trace"].shape[1] if len(places) else 0
-    conditions = np.full(count, -1)
-    if len(places):
-        conditions[places] = held["condition"]
-    targets = np.zeros((count, 3, height, width), dtype=np.float32)
-    for row, picture in enumerate(pictures):
-        if isinstance(picture, Picture):
-            targets[row] = picture.image.numpy()
-    images = np.nan_to_num(rows("image", (3, height, width)))
-    scalars = {
-        "pictures": [p.name if isinstance(p, Picture) else "" for p in pictures],
-        "notes": [p.note if isinstance(p, Picture) else "" for p in pictures],
-        "problems": ["" if isinstance(p, Picture) else str(p) for p in pictures],
-        "generator": name_of(inverter.generator),
-        "classes": list(class_names(inverter.generator)),
-        "distance": inverter.distance.name,
-        "solver": SOLVERS[inverter.solver].label,
-        "latent_dim": n,
-        "library": len(inverter.library.codes),
-    }
-    variables = {
-        "code": variable(("picture", "latent_dim"), rows("code", (n,)), "latent code", "1"),
-        "condition": variable(("picture",), conditions, "class of the code, -1 without classes", "1"),
-        "target": variable(("picture", "y", "x", "channel"), _bytes(targets), "the picture as it was matched", "1"),
-        "reconstruction": variable(("picture", "y", "x", "channel"), _bytes(images), "image of the code", "1"),
-        "trace": variable(
-            ("picture", "step", "quantity"),
-            rows("trace", (steps, 3)),
-            "forward equivalents, CPU seconds and best value of the objective after each step",
-            "1",
-        ),
-    }
-    for name, (meaning, unit) in _MEANINGS.items():
-        variables[name] = variable(("picture",), rows(name), meaning, unit)
-    return xr.Dataset(variables).assign_attrs(scalars=json.dumps(strict(scalars), allow_nan=False))
-
-
-def _bytes(images: Any) -> Any:
-    """Images [pictures, 3, height, width] in [0, 1] as bytes [pictures, height, width, 3]."""
-    return np.moveaxis(np.round(np.clip(images, 0, 1) * 255), 1, -1).astype(np.uint8)
+    with in_processes(subject, given, inverter, progress) as invert:
+        return invert_pictures(inverter, pictures, given.together, progress, invert)
 
 
 def scalars_of(result: ApplicationResult) -> dict[str, Any]:

@@ -76,8 +76,8 @@ def write_report(runs: Sequence[InversionBench], rows: Rows, n: int, path: Path)
             raise PullbackError(f"{image} cannot be written: {error.strerror or error}. The rows are kept") from error
     if len(parts) == 1:
         raise PullbackError("no target of the benchmark is finished by every arm yet; run it on, its rows are kept")
-    found = goals(rows, n, runs[-1].seconds)
-    parts.insert(1, "\n".join(["## Goals", "", *(each.line for each in found)]))
+    judged = goals(rows, n, runs[-1].seconds)
+    parts.insert(1, "\n".join(["## Goals", "", *(each.line for each in judged)]))
     try:
         path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     except OSError as error:

@@ -48,6 +48,7 @@ def invert(
     ] = None,
     seconds: Annotated[float | None, typer.Option(help="Most CPU seconds for a picture.", show_default=False)] = None,
     together: Annotated[int, typer.Option(min=1, help="Pictures inverted at once.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the pictures.")] = 1,
     option: Annotated[
         list[str] | None,
         typer.Option("--set", help="A further option, KEY=VALUE: prior=0, random=8, seed=1.", show_default=False),
@@ -84,7 +85,7 @@ def invert(
         "snapshot": snapshot,
         "generator": generator,
         "application": {key: value for key, value in given.items() if value is not None},
-        "resources": {"device": device},
+        "resources": {"device": device, "workers": workers},
     }
     plan = plan_of({key: value for key, value in content.items() if value is not None}, "pullback invert")
     run_here(plan, "pullback invert with the same options")

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from pullback.analysis.protocol import About
 from pullback.applications import inversion
+from pullback.applications.inverting.assembly import make_inverter, refuse_another
 from pullback.applications.inverting.pictures import Picture, PictureError, files_in, of_array, read_picture
 from pullback.applications.inverting.result_files import write_files
+from pullback.applications.inverting.several import in_this_process, invert_pictures
 from pullback.applications.protocol import Checkpoint, Progress
 from pullback.applications.results import ApplicationResult
 from pullback.distances import Distance, load_distance
@@ -118,9 +120,9 @@ def invert(
     opened = open_sweep(sweep) if isinstance(sweep, str | Path) else sweep
     mean = None
     if opened is not None:
-        inversion.refuse_another(opened, loaded, None)
+        refuse_another(opened, loaded, None)
         mean = torch.from_numpy(opened.mean_metric(kept=True))
-    inverter = inversion.make_inverter(loaded, distance, given, mean)
+    inverter = make_inverter(loaded, distance, given, mean)
     pictures: list[Picture | PictureError] = []
     for file in files_in(paths) if paths else ():
         try:
@@ -129,7 +131,9 @@ def invert(
             pictures.append(error)
     pictures += [of_array(each, *inverter.shape, f"image {place}") for place, each in enumerate(arrays)]
     with tempfile.TemporaryDirectory(prefix="pullback-inversion-") as folder:
-        dataset = inversion.invert_pictures(inverter, pictures, given, Progress(Checkpoint(Path(folder) / "state")))
+        progress = Progress(Checkpoint(Path(folder) / "state"))
+        here = in_this_process(inverter, progress)
+        dataset = invert_pictures(inverter, pictures, given.together, progress, here)
     about = About("" if opened is None else opened.name, "" if opened is None else opened.snapshot, 0)
     return Inversion(ApplicationResult("inversion", given, dataset, about))
 

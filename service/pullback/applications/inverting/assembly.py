@@ -1,0 +1,107 @@
+"""The inverter that a job's options describe."""
+
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from pullback.applications.inverting.inverter import Inverter
+from pullback.applications.inverting.solvers import SOLVERS
+from pullback.applications.protocol import Subject
+from pullback.applications.results import generator_identity
+from pullback.distances import Distance, ResidualDistance, load_distance
+from pullback.errors import ArgumentError, PullbackError, WeightsError
+from pullback.generators.attributes import latent_size, name_of
+from pullback.generators.base import class_indices, reference_tensor
+from pullback.generators.user_code import declared_weights
+from pullback.spec import GeneratorSpec, names_code
+from pullback.store.reader import Sweep
+from pullback.sweep.identity import IMPORTED, stored_job
+
+if TYPE_CHECKING:
+    from pullback.applications.inversion import Options
+
+_SMALLEST_HELD_OUT = 32
+"""Smallest height and width of images that LPIPS-vgg takes."""
+
+
+def inverter_of(subject: Subject, given: "Options") -> Inverter:
+    """Return the inverter of a job.
+
+    Raises:
+        PullbackError: the sweep is of another generator, or an option cannot work.
+    """
+    sweep = subject.sweep
+    if sweep is not None and subject.spec is not None:
+        refuse_another(sweep, subject.generator, subject.spec)
+    if given.distance is None and given.mask is None and sweep is not None and IMPORTED not in sweep.provenance:
+        distance = subject.distance
+    else:
+        distance = load_distance(given.distance or "lpips", device=subject.device, mask=given.mask)
+    uses_metric = given.solver in SOLVERS and SOLVERS[given.solver].metric is not None
+    mean = torch.from_numpy(sweep.mean_metric(kept=True)) if sweep is not None and uses_metric else None
+    return make_inverter(subject.generator, distance, given, mean)
+
+
+def refuse_another(sweep: Sweep, generator: torch.nn.Module, spec: GeneratorSpec | None) -> None:
+    """Raise PullbackError if a sweep was computed with another generator.
+
+    Its codes must have the size of the generator's codes, and its weight files must be those of the generator. User
+    code is also compared by the job's section `generator`.
+
+    Args:
+        sweep: the sweep.
+        generator: the loaded generator.
+        spec: the section of the job; None if the generator is an object.
+    """
+    held, digests = set(sweep.provenance.get("weights", {}).values()), set(declared_weights(generator).values())
+    same = digests <= held
+    if spec is not None and names_code(spec.name) and IMPORTED not in sweep.provenance:
+        there = stored_job(sweep.provenance, "inversion").generator
+        keys = [generator_identity(each.model_copy(update={"condition": None})) for each in (spec, there)]
+        same = same and keys[0] == keys[1]
+    if sweep.layout.latent_dim != latent_size(generator) or not (same or IMPORTED in sweep.provenance):
+        raise PullbackError(
+            f"the sweep {sweep.name!r} was computed with another generator than {name_of(generator)}. Nothing was "
+            "computed; name a sweep of this generator, or none"
+        )
+
+
+def make_inverter(
+    generator: torch.nn.Module, distance: Distance, given: "Options", mean_metric: torch.Tensor | None
+) -> Inverter:
+    """Return the inverter that the options describe.
+
+    Args:
+        generator: G.
+        distance: the distance that is minimised.
+        given: the options.
+        mean_metric: the mean metric [n, n] of a sweep, if there is one and the solver uses it.
+
+    Raises:
+        SpecError: an option cannot work, or the class is unknown.
+    """
+    if not isinstance(distance, ResidualDistance):
+        raise ArgumentError("distance", f"{distance.name} is no sum of squares; choose one such as lpips or mse")
+    known = None if given.condition is None else class_indices(generator, given.condition, range(1))
+    inverter = Inverter(
+        generator,
+        distance,
+        given.solver,
+        mean_metric,
+        pixel_weight=given.pixel_weight,
+        prior=given.prior,
+        nearest=given.nearest,
+        random=given.random,
+        condition=None if known is None else int(known[0]),
+        forward_equivalents=given.budget,
+        seconds=given.seconds,
+        samples=given.samples,
+        seed=given.seed,
+    )
+    if given.held_out and min(inverter.shape) >= _SMALLEST_HELD_OUT:
+        with suppress(WeightsError):
+            judge = load_distance("lpips", trunk="vgg", device=reference_tensor(generator).device)
+            inverter = replace(inverter, held_out=judge)
+    return inverter
