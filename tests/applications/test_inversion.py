@@ -3,6 +3,7 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from pullback.applications.inverting import library_cache, several
 from pullback.applications.inverting.assembly import make_inverter
 from pullback.applications.inverting.hybrid import ranked
 from pullback.applications.inverting.inverter import Inverter
+from pullback.applications.inverting.library_cache import StoredCodes
 from pullback.applications.inverting.pictures import PictureError, files_in, of_array, read_picture
 from pullback.applications.inverting.starts import Library
 from pullback.applications.protocol import Checkpoint, Progress, Stopped, Subject
@@ -302,6 +304,17 @@ def test_a_kept_library_is_used_only_for_its_own_generator(own, monkeypatch):
     torch.testing.assert_close(again.pooled, first.pooled, atol=0, rtol=0)
     other = library_cache.library_of(Smooth(N, seed=4), 40, 5)
     assert not torch.allclose(other.pooled, first.pooled)
+
+
+def test_codes_of_a_sweep_are_starts_but_have_no_part_in_the_regression(smooth, own):
+    stored = StoredCodes(own[0].double(), None)
+    plain = Inverter(smooth, pullback.load_distance("mse"), samples=40)
+    inverter = replace(plain, stored=stored)
+    library = inverter.library
+    assert library.nearest(inverter.objective(own[1]), 2, 1, None).tolist() == [42]
+    for name in ("weights", "centre", "scale"):
+        torch.testing.assert_close(getattr(library, name), getattr(plain.library, name), atol=0, rtol=0)
+    torch.testing.assert_close(replace(plain, stored=stored).library.pooled, library.pooled, atol=0, rtol=0)
 
 
 def test_rows_are_ranked_by_target():

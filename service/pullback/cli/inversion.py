@@ -28,7 +28,7 @@ def invert(
         str | None,
         typer.Option(
             autocompletion=complete_sweep,
-            help="A sweep of the generator, whose distance and mean metric are used.",
+            help="A sweep of the generator, whose distance, samples and mean metric are used.",
             show_default=False,
         ),
     ] = None,

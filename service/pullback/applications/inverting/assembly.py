@@ -4,15 +4,17 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from pullback.applications.inverting.inverter import Inverter
+from pullback.applications.inverting.library_cache import StoredCodes
 from pullback.applications.inverting.solvers import SOLVERS
 from pullback.applications.protocol import Subject
 from pullback.applications.results import generator_identity
 from pullback.distances import Distance, ResidualDistance, load_distance
 from pullback.errors import ArgumentError, PullbackError, WeightsError
-from pullback.generators.attributes import latent_size, name_of
+from pullback.generators.attributes import class_names, latent_size, name_of
 from pullback.generators.base import class_indices, reference_tensor
 from pullback.generators.user_code import declared_weights
 from pullback.spec import GeneratorSpec, names_code
@@ -41,7 +43,25 @@ def inverter_of(subject: Subject, given: "Options") -> Inverter:
         distance = load_distance(given.distance or "lpips", device=subject.device, mask=given.mask)
     uses_metric = given.solver in SOLVERS and SOLVERS[given.solver].metric is not None
     mean = torch.from_numpy(sweep.mean_metric(kept=True)) if sweep is not None and uses_metric else None
-    return make_inverter(subject.generator, distance, given, mean)
+    stored = None if sweep is None else stored_codes(sweep, subject.generator, given.samples, given.seed)
+    return make_inverter(subject.generator, distance, given, mean, stored)
+
+
+def stored_codes(sweep: Sweep, generator: torch.nn.Module, samples: int, seed: int) -> StoredCodes | None:
+    """Return the codes of good samples of a sweep, at random where there are more than asked for.
+
+    Returns:
+        None if there is no good sample, or a sample has no class though the generator has classes.
+    """
+    data = sweep.dataset()[["latent", "condition"]]
+    chosen = np.arange(data.sizes["sample"])
+    if len(chosen) > samples:
+        chosen = np.sort(np.random.default_rng(seed).choice(chosen, samples, replace=False))
+    data = data.isel(sample=chosen).load()
+    classes = torch.from_numpy(data["condition"].values.astype(np.int64)) if class_names(generator) else None
+    if not len(chosen) or (classes is not None and bool((classes < 0).any())):
+        return None
+    return StoredCodes(torch.from_numpy(data["latent"].values.astype(np.float64)), classes)
 
 
 def refuse_another(sweep: Sweep, generator: torch.nn.Module, spec: GeneratorSpec | None) -> None:
@@ -69,7 +89,11 @@ def refuse_another(sweep: Sweep, generator: torch.nn.Module, spec: GeneratorSpec
 
 
 def make_inverter(
-    generator: torch.nn.Module, distance: Distance, given: "Options", mean_metric: torch.Tensor | None
+    generator: torch.nn.Module,
+    distance: Distance,
+    given: "Options",
+    mean_metric: torch.Tensor | None,
+    stored: StoredCodes | None = None,
 ) -> Inverter:
     """Return the inverter that the options describe.
 
@@ -78,6 +102,7 @@ def make_inverter(
         distance: the distance that is minimised.
         given: the options.
         mean_metric: the mean metric [n, n] of a sweep, if there is one and the solver uses it.
+        stored: codes of a sweep among which starts are looked for.
 
     Raises:
         SpecError: an option cannot work, or the class is unknown.
@@ -99,6 +124,7 @@ def make_inverter(
         seconds=given.seconds,
         samples=given.samples,
         seed=given.seed,
+        stored=stored,
     )
     if given.held_out and min(inverter.shape) >= _SMALLEST_HELD_OUT:
         with suppress(WeightsError):

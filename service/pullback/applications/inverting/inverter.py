@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pullback.applications.inverting.library_cache import library_of
+from pullback.applications.inverting.library_cache import StoredCodes, library_of
 from pullback.applications.inverting.objective import Cost, Objective
 from pullback.applications.inverting.solvers import DEFAULT_SOLVER, SOLVERS
 from pullback.applications.inverting.starts import Library
@@ -77,6 +77,7 @@ class Inverter:
         seconds: most CPU seconds of a picture; None for no limit.
         samples: own samples of the library of starts.
         seed: seed of every random choice.
+        stored: codes of a sweep, among which the nearest starts are looked for too.
 
     Raises:
         ArgumentError: the solver is unknown, the distance is no sum of squares, or a limit leaves nothing to do.
@@ -96,6 +97,7 @@ class Inverter:
     seconds: float | None = None
     samples: int = 1500
     seed: int = 0
+    stored: StoredCodes | None = None
 
     def __post_init__(self) -> None:
         if self.solver not in SOLVERS:
@@ -110,7 +112,7 @@ class Inverter:
     @cached_property
     def library(self) -> Library:
         """The own samples from which starts come."""
-        return library_of(self.generator, self.samples, self.seed)
+        return library_of(self.generator, self.samples, self.seed, self.stored)
 
     @cached_property
     def shape(self) -> tuple[int, int]:

@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pullback.applications.inverting.starts import Library, pool
 from pullback.atomic_files import replacing
@@ -23,18 +26,43 @@ _TOLERANCE = 1e-3
 """Largest difference of their pooled pixels: round-off of another device is below."""
 
 
-def library_of(generator: nn.Module, samples: int, seed: int) -> Library:
-    """Return the library of a generator, from the user's cache if it is there and fits, else drawn and kept.
+@dataclass(frozen=True)
+class StoredCodes:
+    """Codes of a sweep among which starts are looked for.
+
+    Attributes:
+        codes: [samples, n] float64.
+        condition: class of each [samples]; None for a generator without classes.
+    """
+
+    codes: Tensor
+    condition: Tensor | None
+
+
+def library_of(generator: nn.Module, samples: int, seed: int, stored: StoredCodes | None = None) -> Library:
+    """Return the library of a generator, from the user's cache if it is there and fits, else computed and kept.
 
     Args:
         generator: any generator.
         samples: own samples of the library.
         seed: seed of their codes.
+        stored: codes of a sweep of this generator, which come behind these.
     """
-    path = _path(generator, samples, seed)
+    own = _cached(generator, [samples, seed], lambda: Library.drawn(generator, samples, seed))
+    if stored is None:
+        return own
+    content = [each.numpy().tobytes() for each in (stored.codes, stored.condition) if each is not None]
+    digest = hashlib.sha256(b"".join(content)).hexdigest()
+    return own.with_stored(
+        _cached(generator, [digest], lambda: Library.imaged(generator, stored.codes, stored.condition))
+    )
+
+
+def _cached(generator: nn.Module, key: list[Any], make: Callable[[], Library]) -> Library:
+    path = _path(generator, key)
     if path is not None and (found := _kept(path, generator)) is not None:
         return found
-    made = Library.drawn(generator, samples, seed)
+    made = make()
     if path is not None:
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,16 +71,10 @@ def library_of(generator: nn.Module, samples: int, seed: int) -> Library:
     return made
 
 
-def _path(generator: nn.Module, samples: int, seed: int) -> Path | None:
-    told = [
-        name_of(generator),
-        latent_size(generator),
-        samples,
-        seed,
-        sorted(getattr(generator, "weights", {}).items()),
-    ]
+def _path(generator: nn.Module, key: list[Any]) -> Path | None:
+    told = [name_of(generator), latent_size(generator), *key, sorted(getattr(generator, "weights", {}).items())]
     settings = {
-        key: str(value) for key, value in vars(generator).items() if isinstance(value, str | int | float | bool)
+        name: str(value) for name, value in vars(generator).items() if isinstance(value, str | int | float | bool)
     }
     digest = hashlib.sha256(json.dumps([told, settings], sort_keys=True, default=str).encode()).hexdigest()[:16]
     try:

@@ -5,7 +5,7 @@ pixels is an encoder for any generator, in the time of the images alone. Its cod
 image is near, and near enough that Gauss-Newton steps usually end in the right basin.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -50,11 +50,13 @@ class Library:
     """Own samples of a generator: codes, pooled images, and the regression of the one on the other.
 
     Attributes:
-        codes: [samples, n] float64 on the CPU.
+        codes: [samples, n] float64 on the CPU: own samples, and behind them those of a sweep, if there are any.
         pooled: pooled images [samples, 3 · 16 · 16] float32 on the CPU.
         condition: class of each sample; None without classes.
         classes: number of classes.
         weights: coefficients of the regression [features, n].
+        own: number of own samples. Only these have a part in the regression, the centre, the scale and random starts,
+            because the codes of a sweep may be chosen in any way.
     """
 
     codes: Tensor
@@ -62,6 +64,7 @@ class Library:
     condition: Tensor | None
     classes: int
     weights: Tensor
+    own: int
 
     @classmethod
     def of(cls, codes: Tensor, pooled: Tensor, condition: Tensor | None, classes: int) -> "Library":
@@ -70,7 +73,7 @@ class Library:
         penalty = _PENALTY * torch.eye(features.shape[1], dtype=torch.float64)
         penalty[-1, -1] = 1e-8  # the constant is free
         weights = torch.linalg.solve(features.T @ features + penalty, features.T @ codes)
-        return cls(codes, pooled, condition, classes, weights)
+        return cls(codes, pooled, condition, classes, weights, len(codes))
 
     @classmethod
     def drawn(cls, generator: nn.Module, samples: int, seed: int) -> "Library":
@@ -88,7 +91,7 @@ class Library:
 
     @classmethod
     def imaged(cls, generator: nn.Module, codes: Tensor, condition: Tensor | None) -> "Library":
-        """Make the images of codes [samples, n] and fit the regression."""
+        """Make the images of codes [samples, n] of the classes [samples], and fit the regression."""
         like = reference_tensor(generator)
         pooled = []
         with torch.no_grad():
@@ -98,6 +101,14 @@ class Library:
         return cls.of(
             codes.detach().to("cpu", torch.float64), torch.cat(pooled), condition, len(class_names(generator))
         )
+
+    def with_stored(self, stored: "Library") -> "Library":
+        """Return this library with the samples of another one of the same generator behind the own ones."""
+        condition = self.condition
+        if condition is not None and stored.condition is not None:
+            condition = torch.cat([condition, stored.condition])
+        codes, pooled = torch.cat([self.codes, stored.codes]), torch.cat([self.pooled, stored.pooled])
+        return replace(self, codes=codes, pooled=pooled, condition=condition)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return everything but the regression, to be saved."""
@@ -113,13 +124,13 @@ class Library:
 
     @property
     def centre(self) -> Tensor:
-        """Mean of the codes [n]."""
-        return self.codes.mean(dim=0)
+        """Mean of the own codes [n]."""
+        return self.codes[: self.own].mean(dim=0)
 
     @property
     def scale(self) -> Tensor:
-        """Standard deviation of the codes [n]."""
-        return self.codes.std(dim=0).clamp_min(1e-6)
+        """Standard deviation of the own codes [n]."""
+        return self.codes[: self.own].std(dim=0).clamp_min(1e-6)
 
     def ridge(self, images: Tensor, condition: Tensor | None) -> Tensor:
         """Return the regression's codes [rows, n], float64, of images [rows, 3, height, width]."""
@@ -167,9 +178,9 @@ class Library:
         for index in range(len(objective.targets)):
             near = self.nearest(objective, index, nearest, condition)
             stream = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(first + index,)))
-            allowed = np.arange(len(self.codes))
+            allowed = np.arange(self.own)
             if condition is not None and self.condition is not None:
-                allowed = np.flatnonzero(self.condition.numpy() == condition)
+                allowed = np.flatnonzero(self.condition.numpy()[: self.own] == condition)
             chance = torch.from_numpy(stream.choice(allowed, min(random, len(allowed)), replace=False))
             tried = self._classes(near, condition)
             images = objective.targets[index : index + 1].expand(len(tried) or 1, -1, -1, -1)
