@@ -31,13 +31,24 @@ Say = Callable[[str], None]
 SYNTHETIC = "synthetic 4096"
 
 
-def suite_of_sweep(address: str, control: str | None = None, noises: tuple[float, ...] = (0.0,)) -> Suite:
-    """Return the suite of a sweep's generator with units of AlexNet.
+def suite_of_sweep(
+    address: str,
+    control: str | None = None,
+    noises: tuple[float, ...] = (0.0,),
+    *,
+    trunk: str = "alex",
+    sphere: bool = False,
+    condition: str | int | None = None,
+) -> Suite:
+    """Return the suite of a sweep's generator with units of a feature network.
 
     Args:
         address: the sweep.
         control: a sweep of the same generator with shuffled weights.
         noises: levels of noise.
+        trunk: the network: `alex`, `vgg` or `squeeze`.
+        sphere: search on ‖z‖ = √n, in place of ‖z‖ ≤ 1.25 √n.
+        condition: class of a generator with classes.
 
     Raises:
         PullbackError: a sweep cannot be read, its generator cannot be loaded, or the control has another size.
@@ -48,12 +59,17 @@ def suite_of_sweep(address: str, control: str | None = None, noises: tuple[float
     matrix = sweep.mean_metric(kept=True)
     if shuffled is not None and shuffled.shape != matrix.shape:
         raise PullbackError(f"the control {control} has codes of another size than {address}. Nothing was computed")
+    name = str(sweep.provenance.get("generator", sweep.name))
+    parts = [name, *([str(condition)] if condition is not None else []), *([trunk] if trunk != "alex" else [])]
     return trunk_suite(
-        str(sweep.provenance.get("generator", sweep.name)),
+        ", ".join([*parts, *(["on the sphere"] if sphere else [])]),
         subject.generator,
         Metric.of_matrix(matrix),
         None if shuffled is None else Metric.of_matrix(shuffled),
+        trunk,
+        condition=condition,
         noises=noises,
+        sphere=sphere,
     )
 
 

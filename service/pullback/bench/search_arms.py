@@ -110,14 +110,18 @@ ARMS: dict[str, Arm] = {
     "metric-sphere-minus": Arm("SphereCMA, p = −1/4, axes of 99.9 %", SphereSearch, -0.25, 0.999),
     "random-basis-cma": Arm("control: random basis, CMA-ES, p = 1/2.5", CovarianceSearch, P, None, "random"),
     "random-basis-minus": Arm("control: random basis, CMA-ES, p = −1/4", CovarianceSearch, -0.25, None, "random"),
+    "random-basis-axes": Arm("control: random basis, diagonal CMA-ES", SeparableSearch, 0.0, None, "random"),
     "random-basis-sphere": Arm("control: random basis, SphereCMA, p = −1/4", SphereSearch, -0.25, 0.999, "random"),
     "shuffled-cma": Arm("control: shuffled weights, CMA-ES, p = −1/4", CovarianceSearch, -0.25, None, "shuffled"),
+    "shuffled-axes": Arm("control: shuffled weights, diagonal CMA-ES", SeparableSearch, 0.0, None, "shuffled"),
 }
 MAIN = (
-    *("random", "genetic", "pycma", "cma", "sphere", "axes-sep-cma", "metric-cma", "metric-cma-minus"),
-    *("metric-sphere", "metric-sphere-minus", "random-basis-cma", "random-basis-minus", "random-basis-sphere"),
+    *("random", "genetic", "pycma", "cma", "sep-cma", "sphere", "axes-sep-cma", "metric-cma", "metric-cma-minus"),
+    *("metric-sphere-minus", "random-basis-axes", "random-basis-minus"),
 )
 """The arms of a default run on a generator."""
+SHUFFLED = ("shuffled-axes", "shuffled-cma")
+"""The arms that a default run adds if there is a sweep of the generator with shuffled weights."""
 LARGE = (
     *("random", "genetic", "sep-cma", "fixed", "sphere", "metric-fixed", "metric-fixed-minus"),
     *("metric-sphere", "cut-sphere", "metric-sphere-minus", "random-basis-sphere"),

@@ -126,6 +126,7 @@ def trunk_suite(
     condition: Any = None,
     noises: tuple[float, ...] = (0.0,),
     path: Path | None = None,
+    sphere: bool = False,
 ) -> Suite:
     """Return the suite of a generator with units of a feature network, in turn from each layer.
 
@@ -142,6 +143,7 @@ def trunk_suite(
         condition: class of a generator with classes.
         noises: levels of noise.
         path: the trunk's weights; by default those of this machine.
+        sphere: the feasible set is ‖z‖ = √n, in place of ‖z‖ ≤ 1.25 √n.
     """
     network = load_trunk(trunk, locate(f"trunk-{trunk}")[0] if path is None else path)
     codes = trial_codes(generator, 64, seed)
@@ -169,4 +171,4 @@ def trunk_suite(
         unit = unit_of(number)
         return f"{unit.trunk}:{unit.layer + 1}:{unit.channel}"
 
-    return Suite(name, feasible_set(generator), metric, score, word, shuffled=shuffled, noises=noises)
+    return Suite(name, feasible_set(generator, sphere), metric, score, word, shuffled=shuffled, noises=noises)

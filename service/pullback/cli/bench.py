@@ -1,7 +1,7 @@
 """Commands that measure: `pullback bench`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.markup import escape
@@ -247,6 +247,9 @@ def bench_search(
     evaluations: Annotated[int, typer.Option(min=40, help="Evaluations of a run on the sweep's generator.")] = 600,
     synthetic_evaluations: Annotated[int, typer.Option(min=40, help="The same on the synthetic one.")] = 3000,
     noise: Annotated[list[float] | None, typer.Option(min=0, help="Noise on the sweep's generator.")] = None,
+    trunk: Annotated[Literal["alex", "vgg", "squeeze"], typer.Option(help="Network of the units.")] = "alex",
+    sphere: Annotated[bool, typer.Option("--sphere", help="Keep ‖z‖ = √n on the sweep's generator.")] = False,
+    condition: Annotated[str | None, typer.Option(help="Class of the sweep's generator.", show_default=False)] = None,
     arms: Annotated[str | None, typer.Option(help="Names of arms, separated by commas.", show_default=False)] = None,
     rows: Annotated[Path, typer.Option(help="The file of rows; what is there is not computed again.")] = Path(
         "jobs/benchmarks/results/search.jsonl"
@@ -260,7 +263,7 @@ def bench_search(
     from pullback.analysis.protocol import strict
     from pullback.bench.search import SYNTHETIC, SearchBench, outcomes_of, read_rows, refuse_unknown, suite_of_sweep
     from pullback.bench.search import bench_search as run
-    from pullback.bench.search_arms import LARGE, MAIN
+    from pullback.bench.search_arms import LARGE, MAIN, SHUFFLED
     from pullback.bench.search_document import sentences, write_document
     from pullback.bench.search_suites import synthetic_suite
 
@@ -268,9 +271,9 @@ def bench_search(
     refuse_unknown(named)
     say = lambda line: err.print(escape(line))  # noqa: E731 - as in the other commands
     if sweep is not None:
-        suite = suite_of_sweep(sweep, control, tuple(noise or (0.0,)))
-        shuffled = () if control is None else ("shuffled-cma",)
-        run([suite], SearchBench(units, repeats, evaluations, {suite.name: named or [*MAIN, *shuffled]}), rows, say)
+        suite = suite_of_sweep(sweep, control, tuple(noise or (0.0,)), trunk=trunk, sphere=sphere, condition=condition)
+        usual = MAIN if control is None else (*MAIN, *SHUFFLED)
+        run([suite], SearchBench(units, repeats, evaluations, {suite.name: named or usual}), rows, say)
     if synthetic:
         made = synthetic_suite()
         assert made.name == SYNTHETIC
