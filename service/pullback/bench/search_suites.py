@@ -21,6 +21,7 @@ from pullback.applications.searching.coordinates import Metric
 from pullback.applications.searching.evaluation import Evaluation
 from pullback.applications.searching.feasible import Feasible, Floats, feasible_set
 from pullback.applications.searching.objective import Objective, Unit, UnitScore
+from pullback.distances.lpips import image_statistics, trunk_input
 from pullback.distances.trunks import load_trunk
 from pullback.generators.base import reference_tensor
 from pullback.generators.codes import trial_codes
@@ -151,9 +152,8 @@ def trunk_suite(
     images = evaluation.images(codes.double().cpu().numpy())
     layers = len(network.channels)
     alive: list[Any] = []
-    probe = UnitScore(network, Unit(trunk, layers - 1, 0))
     with torch.no_grad():
-        for activation in network((2 * images - 1 - probe.get_buffer("shift")) / probe.get_buffer("scale")):
+        for activation in network(trunk_input(images.cpu(), *image_statistics())):
             spread = activation.mean(dim=(2, 3)).std(dim=0)
             alive.append(torch.nonzero(spread > _ALIVE * spread.median())[:, 0].numpy())
     device = reference_tensor(generator).device

@@ -99,10 +99,10 @@ class Lpips(ResidualDistance):
                 f"images of {images.shape[-2]} × {images.shape[-1]} are too small for {self.name}, which needs "
                 f"{self.trunk.smallest}; set its `size` to that or more"
             )
-        images = images.to(self.get_buffer("shift").dtype)  # the generator may have another precision
-        fed = 2 * images - 1 if self.input_range == "standard" else images
+        shift, scale = self.get_buffer("shift"), self.get_buffer("scale")
+        images = images.to(shift.dtype)  # the generator may have another precision
         parts = []
-        for index, activation in enumerate(self.trunk((fed - self.get_buffer("shift")) / self.get_buffer("scale"))):
+        for index, activation in enumerate(self.trunk(trunk_input(images, shift, scale, self.input_range))):
             head = self.get_buffer(f"head_{index}")
             height, width = activation.shape[-2:]
             weight = torch.sqrt(head / (height * width)).view(1, -1, 1, 1)
@@ -113,6 +113,18 @@ class Lpips(ResidualDistance):
 def image_statistics() -> tuple[Tensor, Tensor]:
     """Return ImageNet's mean and deviation [1, 3, 1, 1] for images in [-1, 1], as every trunk needs them."""
     return torch.tensor(_SHIFT).view(1, 3, 1, 1), torch.tensor(_SCALE).view(1, 3, 1, 1)
+
+
+def trunk_input(images: Tensor, shift: Tensor, scale: Tensor, input_range: str = "standard") -> Tensor:
+    """Return what a trunk is fed for images [batch, 3, height, width] in [0, 1].
+
+    Args:
+        images: in [0, 1].
+        shift: mean of `image_statistics`.
+        scale: deviation of `image_statistics`.
+        input_range: `standard` maps images to [-1, 1] first; `paper` leaves them in [0, 1].
+    """
+    return ((2 * images - 1 if input_range == "standard" else images) - shift) / scale
 
 
 def _unit_normalized(activation: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from pullback.distances.lpips import image_statistics
+from pullback.distances.lpips import image_statistics, trunk_input
 from pullback.distances.trunks import Trunk, load_trunk
 from pullback.errors import PullbackError, SpecError
 from pullback.generators.user_code import imported, unmoved
@@ -108,7 +108,7 @@ class UnitScore(nn.Module):
                 f"images of {images.shape[-2]} × {images.shape[-1]} are too small for {self.unit.trunk}, which needs "
                 f"{self.smallest}; set `size` to that or more"
             )
-        held = (2 * images - 1 - self.get_buffer("shift")) / self.get_buffer("scale")
+        held = trunk_input(images, self.get_buffer("shift"), self.get_buffer("scale"))
         for stage in self.stages:
             held = stage(held)
         picked = held[:, self.unit.channel]
