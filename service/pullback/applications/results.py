@@ -13,14 +13,15 @@ from pydantic import ValidationError
 
 from pullback.analysis.protocol import About, Result
 from pullback.applications.protocol import options_json
-from pullback.errors import DamagedError, PluginError
+from pullback.errors import DamagedError, PluginError, PullbackError
 from pullback.generators.user_files import hash_of, sources_of
 from pullback.generators.user_imports import look_in
 from pullback.plugins import APPLICATIONS
 from pullback.spec import GeneratorSpec, Options, names_code
 from pullback.store.artifacts import artifact_names, load_artifact, remove_artifact, save_artifact
 from pullback.store.history import remaining_snapshots
-from pullback.store.location import Location
+from pullback.store.location import Location, split_snapshot
+from pullback.store.reader import open_sweep
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -48,17 +49,30 @@ def generator_identity(spec: GeneratorSpec) -> dict[str, Any]:
 def file_identity(options: Options) -> dict[str, list[str]]:
     """Return the SHA-256 of each file that an option names, by the option; empty if none does.
 
-    A folder stands for the files that are directly in it, and a user's code (`module:function`) for the files of its
-    module and of what that imports.
+    A folder stands for the files that are directly in it, a user's code (`module:function`) for the files of its
+    module and of what that imports, and a further sweep for its snapshot.
     """
     found = {}
+    sweeps = set(options.sweep_keys())
     for key in options.local_keys():
+        if key in sweeps:
+            found[key] = _snapshots(getattr(options, key))
+            continue
         value = getattr(options, key)
         paths = value if isinstance(value, tuple) else (value,)
         hashes = [hash_of(str(file.absolute())) for path in paths for file in _files(path)]
         if hashes:
             found[key] = hashes
     return found
+
+
+def _snapshots(address: str) -> list[str]:
+    """The snapshot of a sweep; empty if it cannot be opened; the application then gives the reason."""
+    place, snapshot = split_snapshot(address)
+    try:
+        return [open_sweep(place, snapshot).snapshot]
+    except PullbackError:
+        return []
 
 
 def _files(path: Any) -> list[Path]:

@@ -15,6 +15,14 @@ class Local:
     """
 
 
+@dataclass(frozen=True)
+class OtherSweep(Local):
+    """Marks a field that names a further sweep, as an address or as `ADDRESS@SNAPSHOT`.
+
+    The sweep's snapshot is part of the key of a result, so a sweep that grew gives another result.
+    """
+
+
 class Options(BaseModel):
     """Options of a plug-in, or one section of a job.
 
@@ -38,6 +46,12 @@ class Options(BaseModel):
     @classmethod
     def _lists_become_tuples(cls, data: Any) -> Any:
         return {key: _tuples(value) for key, value in data.items()} if isinstance(data, Mapping) else data
+
+    def sweep_keys(self) -> Iterator[str]:
+        """Yield the keys whose values name further sweeps."""
+        for key, field in type(self).model_fields.items():
+            if any(isinstance(mark, OtherSweep) for mark in field.metadata) and getattr(self, key) is not None:
+                yield key
 
     def local_keys(self) -> Iterator[str]:
         """Yield the keys whose values name files or code on the machine that runs the job."""
