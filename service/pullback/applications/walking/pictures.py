@@ -1,10 +1,11 @@
 """Pictures of walks as files: sheets of labelled images as PNG or SVG, and moving ones as GIF, WebP or MP4.
 
-Pillow draws and encodes. MP4 needs the program `ffmpeg`.
+Pillow draws and encodes. MP4 needs the program `ffmpeg`, on the PATH or in the package imageio-ffmpeg.
 """
 
 import base64
 import html
+import importlib
 import io
 import shutil
 import subprocess
@@ -202,16 +203,30 @@ def write_moving(sheets: Sequence[Sheet], path: Path) -> None:
 
 def has_ffmpeg() -> bool:
     """Return whether the program that writes MP4 is found."""
-    return shutil.which("ffmpeg") is not None
+    return _ffmpeg() is not None
+
+
+NO_FFMPEG = (
+    "MP4 needs the program ffmpeg, which is not on this machine. Install it (the package imageio-ffmpeg has one), or "
+    "choose gif or webp"
+)
+
+
+def _ffmpeg() -> str | None:
+    """The program on the PATH, or that of the package imageio-ffmpeg."""
+    if (found := shutil.which("ffmpeg")) is not None:
+        return found
+    try:
+        program: str = importlib.import_module("imageio_ffmpeg").get_ffmpeg_exe()
+    except (ImportError, RuntimeError):  # no such package, or it has no program for this machine
+        return None
+    return program
 
 
 def _write_mp4(frames: "Sequence[Image]", new: Path, path: Path) -> None:
-    program = shutil.which("ffmpeg")
+    program = _ffmpeg()
     if program is None:
-        raise PullbackError(
-            f"{path.name} was not written: MP4 needs the program ffmpeg, which is not on this machine. Install it, or "
-            "choose gif or webp; the other files are written."
-        )
+        raise PullbackError(f"{path.name} was not written: {NO_FFMPEG}; the other files are written.")
     width, height = (side - side % 2 for side in frames[0].size)  # the codec needs even sides
     command = [
         program, "-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}",
