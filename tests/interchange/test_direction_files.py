@@ -1,5 +1,6 @@
 """Files of directions in the layouts of other tools, small; and files that are refused."""
 
+import json
 import pickle
 
 import numpy as np
@@ -18,6 +19,10 @@ def saved(path, content):
         np.save(path, content)
     elif path.suffix == ".npz":
         np.savez(path, **content)
+    elif path.suffix == ".pkl":
+        path.write_bytes(pickle.dumps(content))
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(content))
     else:
         torch.save(content, path)
     return path
@@ -43,12 +48,21 @@ def saved(path, content):
             [0, 1, 2],
         ),
         ("boundary.pt", torch.tensor(ROWS[:1]), ROWS[:1], None),
+        ("edit.pkl", {"name": "smile", "lat_comp": ROWS[:1], "lat_stdev": 2.0, "edit_start": 0}, ROWS[:1], [2]),
+        ("edits.json", [{"name": "smile", "lat_comp": ROWS[:1].tolist()}], ROWS[:1], None),
     ],
 )
 def test_each_layout_gives_its_directions(tmp_path, name, content, rows, strengths):
     found = read_directions(saved(tmp_path / name, content), N)
     np.testing.assert_array_equal(found.vectors, rows)
     assert (found.strengths if strengths is None else found.strengths.tolist()) == strengths
+
+
+def test_an_edit_moves_its_layers_only_and_has_its_name(tmp_path):
+    blocks = {f"w{layer}": (2 * layer, 2 * layer + 2) for layer in range(3)}
+    edit = {"name": "smile", "lat_comp": [[1.0, 2.0]], "lat_stdev": 0.5, "edit_start": 1, "edit_end": 2}
+    found = read_directions(saved(tmp_path / "smile.json", [edit]), N, blocks)
+    assert (found.vectors.tolist(), found.names) == ([[0, 0, 1, 2, 0, 0]], ("smile",))
 
 
 def test_codes_of_w_plus_take_whole_directions_and_those_of_w(tmp_path):
@@ -98,6 +112,10 @@ class Harmful:
         ("code.pt", {"comp": Harmful()}),
         ("text.pt", {"comp": "abc"}),
         ("directions.txt", "1 2 3"),
+        ("code.pkl", {"name": "smile", "lat_comp": Harmful()}),
+        ("text.json", "abc"),
+        ("sizes.json", [{"name": "a", "lat_comp": [[1.0] * N]}, {"name": "b", "lat_comp": [1.0]}]),
+        ("layers.json", [{"name": "a", "lat_comp": [[1.0] * N], "edit_end": "all"}]),
     ],
 )
 def test_what_is_no_file_of_directions_is_refused_and_no_code_runs(tmp_path, name, content, capsys):
@@ -107,7 +125,7 @@ def test_what_is_no_file_of_directions_is_refused_and_no_code_runs(tmp_path, nam
     assert "was run" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("ending", [".npy", ".npz", ".pt"])
+@pytest.mark.parametrize("ending", [".npy", ".npz", ".pt", ".pkl", ".json"])
 def test_damaged_and_missing_files_and_folders_are_refused(tmp_path, ending):
     file = tmp_path / f"f{ending}"
     with pytest.raises(PullbackError):

@@ -34,7 +34,7 @@ from pullback.applications.walking.walks import Walks, codes_of, typical_distanc
 from pullback.applications.walking.words import cautions, figure, notes, sentences, summary, to_json
 from pullback.errors import PullbackError
 from pullback.interchange.axis_names import read_names
-from pullback.spec.options import Local
+from pullback.spec.options import Local, OtherSweep
 from pullback.store.location import split_snapshot
 from pullback.store.reader import open_sweep
 
@@ -56,7 +56,8 @@ class Options(BootstrapOptions):
     """Options of the axes."""
 
     axis: tuple[str | int, ...] = ("1-6",)
-    """Axes: ranks from 1, ranges, names and combinations, as `3`, `1-6`, `smile`, `2*1-0.5*3`; `all` or `spectrum`."""
+    """Axes: ranks from 1, ranges, names, tags and combinations, as `3`, `1-6`, `smile`, `tag:mouth`, `2*1-0.5*3`;
+    `all` or `spectrum`."""
     sample: int | None = Field(default=None, ge=0)
     """Walk along the eigenvectors of this sample's own metric instead of the mean metric's."""
     block: str | None = None
@@ -86,7 +87,7 @@ class Options(BootstrapOptions):
     """Codes behind the scores and hints; 0 leaves them out."""
     random: int = Field(default=20, ge=0, le=10_000)
     """Random directions that are scored beside the axes."""
-    control: Annotated[str | None, Local()] = None
+    control: Annotated[str | None, OtherSweep()] = None
     """A sweep of the same generator with shuffled weights, whose own axes are scored in the same way."""
 
     @field_validator("axis", "codes", mode="before")
@@ -149,12 +150,17 @@ def chosen_axes(sweep: "Sweep", given: Options) -> tuple[Basis, list[Expression]
         PullbackError: one of them does not exist.
     """
     basis = basis_of(sweep, given.sample, given.block, given.file)
-    names = {}
-    if given.names is not None:
+    known: dict[str, str | int] = {name: rank for rank, name in enumerate(basis.names, 1) if name}
+    tags: dict[str, list[str]] = {}
+    if given.names is not None and basis.mean:
         if not FilePath(given.names).exists():
             raise PullbackError(f"there is no file of names {given.names}. Nothing was computed.")
-        names = {each.name: each.axis for each in read_names(FilePath(given.names))} if basis.mean else {}
-    return basis, parse_axes(given.axis, len(basis.vectors), names, f"the {basis.what}")
+        entries = read_names(FilePath(given.names))
+        known = {each.name: each.axis for each in entries}
+        for each in entries:
+            for tag in each.tags:
+                tags.setdefault(tag, []).append(each.name)
+    return basis, parse_axes(given.axis, len(basis.vectors), known, f"the {basis.what}", tags)
 
 
 class _Scored:

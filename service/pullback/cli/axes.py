@@ -63,7 +63,8 @@ def axes(
     axis: Annotated[
         list[str] | None,
         typer.Option(
-            help="Axes: ranks from 1, ranges, names and combinations, as 3, 1-6, smile, 2*1-0.5*3; all or spectrum. "
+            help="Axes: ranks from 1, ranges, names, tags and combinations, as 3, 1-6, smile, tag:mouth, 2*1-0.5*3; "
+            "all or spectrum. "
             "Can be given several times, or with commas. Default: 1-6.",
             show_default=False,
         ),
@@ -84,6 +85,14 @@ def axes(
     output: Annotated[
         Path | None, typer.Option(help="Write pictures, tables and directions into this folder.", show_default=False)
     ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the axes as directions for other tools: .npy (InterFaceGAN), .npz, .pt (encoder4editing) or "
+            ".json (named edits of GANSpace). Alone, it computes nothing.",
+            show_default=False,
+        ),
+    ] = None,
     formats: Annotated[
         list[str] | None,
         typer.Option(
@@ -97,9 +106,15 @@ def axes(
 ) -> None:
     """Walk along axes: images at steps of equal change, where they change, hints of meaning, and scores.
 
-    The result is kept beside the sweep. With --name alone nothing is computed."""
+    The result is kept beside the sweep. With --name or --export alone nothing is computed."""
     from pullback.applications.axes import Options
-    from pullback.applications.walking.gallery import AxisGallery, set_name
+    from pullback.applications.walking.gallery import (
+        AxisGallery,
+        export_directions,
+        options_of,
+        set_name,
+        with_names,
+    )
     from pullback.cli.results import print_results, run_here
     from pullback.interchange.axis_names import names_path, read_names
 
@@ -108,9 +123,15 @@ def axes(
     for assignment in name or ():
         named = set_name(opened, assignment)
         err.print(f"axis {named.axis} is named {escape(named.name)} in {escape(str(names_path(opened.location)))}")
-    if name and not (axis or given or output):
+    if name and not (axis or given or output or export):
         err.print(f"next: pullback axes {shown(sweep)} --axis {shown(named.name)} --output pictures")
         return
+    if export is not None:
+        chosen = with_names(opened, options_of({**given, "axis": axis or ["1-6"]}))
+        how = export_directions(opened, chosen, export)
+        err.print(f"wrote {escape(str(export))}; open it with {escape(how)}")
+        if output is None and csv is None and not as_json:
+            return
     _refuse_formats(formats)
     plan = _plan(opened, sweep, {**given, "axis": axis or ["1-6"], "control": control}, device, snapshot)
     run_here(plan, f"{_SOURCE} with the same options")
@@ -132,12 +153,12 @@ def axes(
 
 def _refuse_formats(formats: list[str] | None) -> None:
     """Raise an error before anything is computed if a format cannot be written."""
-    from pullback.applications.walking.pictures import FORMATS, has_ffmpeg
+    from pullback.applications.walking.pictures import FORMATS, NO_FFMPEG, has_ffmpeg
     from pullback.errors import SpecError
 
     problems = [f"--format: {each!r} is none of {', '.join(FORMATS)}" for each in formats or () if each not in FORMATS]
     if "mp4" in (formats or ()) and not has_ffmpeg():
-        problems.append("--format mp4 needs the program ffmpeg, which is not on this machine; choose gif or webp")
+        problems.append(f"--format: {NO_FFMPEG}")
     if problems:
         raise SpecError(problems, _SOURCE)
 

@@ -19,16 +19,17 @@ def export(
     out: Annotated[
         Path,
         typer.Argument(
-            help="File or folder to write: out.zarr, out.nc or out.csv for the sweep; out.npy, out.npz or out.pt for "
-            "the axes of its mean metric.",
+            help="File or folder to write: out.zarr, out.nc or out.csv for the sweep; out.npy, out.npz, out.pt or "
+            "out.json for the axes of its mean metric.",
             show_default=False,
         ),
     ],
     layout: Annotated[
         str | None,
         typer.Option(
-            help="axes (.npy, .npz), ganspace (.npz) or e4e (.pt): axes of the mean metric; magnet (.npz): singular "
-            "values; paper or paper-early: a folder with a file for each metric. By default the ending decides.",
+            help="axes (.npy, .npz), ganspace (.npz), e4e (.pt) or edits (.json): axes of the mean metric; magnet "
+            "(.npz): singular values; paper or paper-early: a folder with a file for each metric. By default the "
+            "ending decides.",
             show_default=False,
         ),
     ] = None,

@@ -10,6 +10,7 @@ axes:
 
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,7 @@ class AxisName(Options):
     vector: str | None = Field(default=None, max_length=64)
     """Fingerprint of the axis that was named; see `fingerprint`."""
     tags: tuple[str, ...] = ()
-    """Words to search by."""
+    """Words that axes have in common: `tag:mouth` names all axes with the tag `mouth`."""
     range: tuple[float, float] | None = None
     """Lower and upper end within which the name holds, as image distance D from the unmoved image."""
 
@@ -93,6 +94,12 @@ def read_names(path: Path) -> tuple[AxisName, ...]:
         why = _first(error) if isinstance(error, ValidationError) else str(error)
         raise PullbackError(f"the file of axis names {path} is wrong: {why}. Nothing was computed.") from None
     return names
+
+
+def entries_of(names: Sequence[AxisName], texts: Sequence[str]) -> list[AxisName | None]:
+    """Return the entry of each axis, given as a rank, a combination or a name; None where there is none."""
+    by_axis, by_name = {str(each.axis): each for each in names}, {each.name: each for each in names}
+    return [by_name.get(text) or by_axis.get(text) for text in texts]
 
 
 def write_name(path: Path, named: AxisName) -> None:

@@ -6,18 +6,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pullback.errors import StoreError
-from pullback.interchange.axes import WRITERS, axes_of
+from pullback.interchange.axes import WRITERS, Axes, axes_of
 from pullback.interchange.imported_sweeps import export_metrics
 from pullback.store.folders import local_path, whole_file
 
 if TYPE_CHECKING:
     from pullback.store.reader import Sweep
 
-LAYOUTS = ("axes", "ganspace", "e4e", "magnet", "paper", "paper-early")
-"""Layouts of other tools: axes of the mean metric in three layouts, singular values, and metrics."""
-_BY_ENDING = {".npy": "axes", ".npz": "axes", ".pt": "e4e"}
+LAYOUTS = ("axes", "ganspace", "e4e", "edits", "magnet", "paper", "paper-early")
+"""Layouts of other tools: axes of the mean metric in four layouts, singular values, and metrics."""
+_BY_ENDING = {".npy": "axes", ".npz": "axes", ".pt": "e4e", ".json": "edits"}
 """The layout of a file whose layout is not named."""
-_OPENED_BY = {".npy": "numpy.load({!r})", ".npz": "numpy.load({!r})", ".pt": "torch.load({!r})"}
+_OPENED_BY = {
+    ".npy": "numpy.load({!r})",
+    ".npz": "numpy.load({!r})",
+    ".pt": "torch.load({!r})",
+    ".json": "json.load(open({!r}))",
+}
 
 
 def layout_of(out: Path | str) -> str | None:
@@ -55,13 +60,31 @@ def export_as(sweep: "Sweep", out: Path | str, layout: str, components: int | No
             raise _other_ending(out, layout, [".npz"])
         _write_magnet(sweep, path, components)
     elif layout in LAYOUTS:
-        if (layout, ending) not in WRITERS:
-            raise _other_ending(out, layout, [end for name, end in WRITERS if name == layout])
-        axes = axes_of(sweep, components)
-        with whole_file(path) as temporary:
-            WRITERS[layout, ending](axes, temporary)
+        return export_axes(axes_of(sweep, components), out, layout)
     else:
         raise StoreError(f"there is no layout {layout!r}; known are {', '.join(LAYOUTS)}. Nothing was written.")
+    return _OPENED_BY[ending].format(str(out))
+
+
+def export_axes(axes: Axes, out: Path | str, layout: str | None = None) -> str:
+    """Write axes as a file of directions; return how to open it, in Python.
+
+    Args:
+        axes: of `axes_of`, or along any directions.
+        out: the file.
+        layout: `axes`, `ganspace`, `e4e` or `edits`; by default the ending decides.
+
+    Raises:
+        StoreError: the layout has another ending, or none has this one; the path is taken or not writable.
+    """
+    path = local_path(out)
+    ending = path.suffix.lower()
+    chosen = layout or _BY_ENDING.get(ending, "axes")
+    if (chosen, ending) not in WRITERS:
+        endings = [end for name, end in WRITERS if name == layout] if layout else list(_BY_ENDING)
+        raise _other_ending(out, chosen, endings)
+    with whole_file(path) as temporary:
+        WRITERS[chosen, ending](axes, temporary)
     return _OPENED_BY[ending].format(str(out))
 
 

@@ -34,7 +34,7 @@ def test_the_commands_and_the_python_of_the_tutorial_work(folder, monkeypatch):
     lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("pullback axes")]
     assert len(lines) >= 4
     for line in lines:
-        arguments = shlex.split(line)[1:]
+        arguments = shlex.split(line, comments=True)[1:]
         extra = [] if "--name" in arguments else ["--scored", "2", "--random", "2", "--draws", "5"]
         if "0.25" in arguments:  # an LPIPS distance in the text; the toy has the mean squared error
             arguments[arguments.index("0.25")] = "0.01"

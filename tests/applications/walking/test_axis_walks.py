@@ -1,6 +1,8 @@
 """The application `axes` on a sweep whose axes are known: one coordinate of the code has one effect on the image."""
 
 import json
+import os
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 import pullback
 from command_line import call
 from moving_blobs import BRIGHTER, REDDER, RIGHT, Blobs
+from pullback.applications.results import file_identity
 from pullback.driving.pool_protocol import serial_pool
 from pullback.driving.run import run_sweep
 from pullback.errors import ArgumentError, PullbackError
@@ -110,6 +113,9 @@ def test_the_shuffled_control_has_the_same_scores_of_its_own_axes(here):
     found = pullback.axes("sweeps/toy", "1-3", control="sweeps/other", **FAST)
     assert found.dataset["consistency_control"].values == pytest.approx(1, abs=1e-4)  # a linear generator
     assert "shuffled weights, mean" in [row[0] for row in found.result.tables()[1].rows]
+    assert "With shuffled weights" in found.result.sentences()[-1]
+    # A control that grew is another input.
+    assert file_identity(found.result.options) == {"control": [pullback.open_sweep("sweeps/other").snapshot]}
 
 
 def test_the_sphere_keeps_the_norm_and_fixed_steps_their_length(here):
@@ -169,6 +175,72 @@ def test_names_are_kept_beside_the_sweep_and_used(here, monkeypatch):
     # A result that was kept before the name was given has it now.
     assert pullback.axes("sweeps/toy", "1-2", **FAST).labels == ["axis 1", "bright side (2)"]
     (here / "sweeps" / "toy.axes.yaml").unlink()
+
+
+def test_tags_choose_axes_and_ranges_say_where_a_name_holds(here):
+    names = here / "sweeps" / "toy.axes.yaml"
+    names.write_text(
+        "axes:\n- {name: bright, axis: 2, tags: [light, face], range: [-1, 0.002]}\n"
+        "- {name: odd, axis: 1-0.5*2, tags: [light]}\n"
+    )
+    found = pullback.axes("sweeps/toy", "tag:light", frames=5, reach=0.006, **(FAST | {"scored": 0}))
+    assert found.labels == ["bright", "odd"]
+    (row, other) = found.result.tables()[0].rows
+    assert (row[-2:], other[-2:]) == (["−1 – 0.002", "light, face"], ["–", "light"])
+    sheet = dict(found.sheets())["code-0"]
+    assert [text.startswith("(") for text in sheet.under[0]] == [False, False, False, True, True]
+    assert not any(text.startswith("(") for text in sheet.under[1])
+    assert found.result.json["axes"][0]["named_range"] == [-1, 0.002]
+    with np.load(found.export(here / "tagged.npz")) as file:
+        assert file["tags"].tolist() == ["light, face", "light"]
+        np.testing.assert_array_equal(file["ranges"], [[-1, 0.002], [np.nan, np.nan]])
+    wrong = call("axes", "sweeps/toy", "--axis", "tag:mouth")
+    assert (wrong.code, "light, face" in wrong.err) == (1, True)
+
+    edits = json.loads(exported(here, "edits.json", "--axis", "tag:light").read_text())
+    assert [each["name"] for each in edits] == ["bright", "odd"]
+    rate, deviation = edits[0]["rate"], edits[0]["lat_stdev"]
+    assert edits[0]["sigma_range"] == pytest.approx(np.sqrt(2 / rate) / deviation)
+    assert edits[0]["decomposition"]["components"] == 2
+    again = pullback.axes("sweeps/toy", ["odd", 1], file="edits.json", **(FAST | {"scored": 0}))
+    assert again.labels == ["odd", "bright (1)"]
+    np.testing.assert_allclose(again.vectors, found.vectors[::-1], atol=1e-6)
+    boundary = np.load(exported(here, "bright.npy", "--axis", "bright"))  # as InterFaceGAN has it
+    np.testing.assert_allclose(boundary, found.vectors[:1])
+    names.unlink()
+
+
+def exported(here, name, *options):
+    done = call("axes", "sweeps/toy", *options, "--export", name)
+    assert done.code == 0, done.err
+    return here / name
+
+
+def test_mp4_gets_every_frame_with_even_sides(walks, here, tmp_path, monkeypatch):
+    """Frames go to the program as raw pixels; without one the error says what to do."""
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    path = os.environ["PATH"]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(PullbackError, match=r"axis-1\.mp4 was not written: MP4 needs .*ffmpeg.* choose gif or webp"):
+        walks.save(tmp_path / "none", ["mp4"])
+    refused = call("axes", "sweeps/toy", "--format", "mp4")
+    assert (refused.code, "choose gif or webp" in " ".join(refused.err.split())) == (2, True)
+
+    program = tmp_path / "ffmpeg"
+    program.write_text('#!/bin/sh\nfor last; do :; done\necho "$@" >> "$0.said"\ncat > "$last"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{path}")
+    files = [each for each in walks.save(tmp_path / "made", ["mp4"]) if each.suffix == ".mp4"]
+    said = (tmp_path / "ffmpeg.said").read_text().splitlines()
+    assert len(files) == len(said) == 5
+    sheets = dict(walks.animations())
+    for file, line in zip(files, said, strict=True):
+        width, height = (side - side % 2 for side in sheets[file.stem][0].drawn().size)
+        assert f"-s {width}x{height} " in line
+        assert file.stat().st_size == 8 * width * height * 3  # five frames there, three back
+    program.write_text("#!/bin/sh\necho no codec >&2\nexit 1\n")
+    with pytest.raises(PullbackError, match=r"ffmpeg failed \(no codec\)"):
+        walks.save(tmp_path / "failed", ["mp4"])
 
 
 def test_the_command_prints_and_writes(here):

@@ -12,9 +12,10 @@ from pullback.analysis.scalars import variable
 from pullback.applications.walking.basis import Basis
 from pullback.applications.walking.expressions import Expression
 from pullback.applications.walking.hints import EFFECTS, regions_of
+from pullback.applications.walking.labels import name_variables
 from pullback.applications.walking.scores import WORDS, Score
 from pullback.applications.walking.walks import Walks, resized
-from pullback.interchange.axis_names import names_path, read_names
+from pullback.interchange.axis_names import entries_of, names_path, read_names
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -81,13 +82,18 @@ def axes_dataset(
 
     one = "1"
     mean = samples.mean_metric()
-    named = {str(each.axis): each.name for each in read_names(names_path(sweep.location))} if basis.mean else {}
+    known = read_names(names_path(sweep.location)) if basis.mean else ()
+    named = entries_of(known, [each.text for each in expressions])
+    names = [
+        each.name or ("" if entry is None else entry.name) or basis.name_of(each.rank)
+        for each, entry in zip(expressions, named, strict=True)
+    ]
     rates = np.einsum("ij,jk,ik->i", vectors, mean, vectors)
     units = "image distance" if given.steps == "equal" else "latent units"
     content: dict[str, Any] = {
         "text": (("axis",), [each.text for each in expressions], {"long_name": "axis as it was asked for"}),
         "rank": variable(("axis",), [each.rank or 0 for each in expressions], "rank, 0 for a combination", one),
-        "name": (("axis",), [each.name or named.get(each.text, "") for each in expressions], {"long_name": "name"}),
+        **name_variables(names, named),
         "vector": variable(("axis", "latent"), vectors, "unit vector", one),
         "rate": variable(("axis",), rates, "rate of the mean metric along the axis", _RATE),
         "image": (

@@ -25,12 +25,18 @@ class Basis:
     Attributes:
         vectors: unit rows `[m, n]`, the first rank first.
         what: the directions in words, such as "axes of the mean metric".
-        mean: whether they are the axes of the whole mean metric, to which names refer.
+        mean: whether they are the axes of the whole mean metric, to which the file of names refers.
+        names: the names that a file of directions gives, by rank; empty without.
     """
 
     vectors: Floats
     what: str
     mean: bool = False
+    names: tuple[str, ...] = ()
+
+    def name_of(self, rank: int | None) -> str:
+        """Return the name that the file of directions gives to a rank; empty without."""
+        return self.names[rank - 1] if self.names and rank is not None else ""
 
     def combine(self, expressions: Sequence[Expression]) -> Floats:
         """Return the unit vectors `[axes, n]` of expressions.
@@ -69,7 +75,9 @@ def basis_of(sweep: "Sweep", sample: int | None = None, block: str | None = None
     if file is not None:
         read = read_directions(file, n, blocks, block)
         return Basis(
-            read.vectors / np.linalg.norm(read.vectors, axis=1, keepdims=True), f"directions of {Path(file).name}"
+            read.vectors / np.linalg.norm(read.vectors, axis=1, keepdims=True),
+            f"directions of {Path(file).name}",
+            names=read.names,
         )
     if sample is not None:
         data = sweep.dataset()

@@ -5,6 +5,7 @@
 | `3` | the axis of rank 3, from 1 |
 | `1-6` | ranks 1 to 6 |
 | `smile` | the axis of this name in the file of names |
+| `tag:mouth` | every named axis with this tag, in the order of the file |
 | `2*1-0.5*3`, `smile+0.5*4` | twice axis 1 minus half of axis 3, scaled to unit length |
 | `all`, `spectrum` | every axis; up to 24 of them, evenly spaced in the logarithm of the rank |
 
@@ -20,6 +21,8 @@ import numpy as np
 
 from pullback.errors import PullbackError
 
+TAG = "tag:"
+"""What a tag begins with."""
 SPECTRUM_AXES = 24
 """Axes of `spectrum`, at most."""
 _LONGEST = 300
@@ -49,7 +52,11 @@ class Expression:
 
 
 def parse_axes(
-    texts: Sequence[str | int], count: int, names: Mapping[str, str | int] | None = None, what: str = "axes"
+    texts: Sequence[str | int],
+    count: int,
+    names: Mapping[str, str | int] | None = None,
+    what: str = "axes",
+    tags: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Expression]:
     """Return the axes that expressions name, in their order.
 
@@ -58,17 +65,27 @@ def parse_axes(
         count: number of axes; ranks run from 1 to it.
         names: the expression of each named axis, in ranks.
         what: the axes in errors, such as "the mean metric's axes".
+        tags: the names with each tag.
 
     Raises:
-        PullbackError: a text is no expression, a name is unknown, a rank is out of range, or a combination is zero.
+        PullbackError: a text is no expression, a name or a tag is unknown, a rank is out of range, or a combination is
+            zero.
     """
     known = dict(names or {})
     found: list[Expression] = []
-    for text in (part for each in texts for part in str(each).split(",")):
-        found += _parse(text.strip(), count, known, what)
+    for text in (part.strip() for each in texts for part in str(each).split(",")):
+        for one in _tagged(text, tags or {}) if text.startswith(TAG) else (text,):
+            found += _parse(one, count, known, what)
     if not found:
         raise PullbackError(f"no axis is named: write ranks such as 1-6. {_NO_RESULT}")
     return found
+
+
+def _tagged(text: str, tags: Mapping[str, Sequence[str]]) -> Sequence[str]:
+    tag = text.removeprefix(TAG).strip()
+    if tag not in tags:
+        raise PullbackError(f"no axis has the tag {tag!r}; there are {', '.join(tags) or 'no tags'}. {_NO_RESULT}")
+    return tags[tag]
 
 
 def _parse(text: str, count: int, names: Mapping[str, str | int], what: str) -> list[Expression]:

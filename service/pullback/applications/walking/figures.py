@@ -22,6 +22,7 @@ from pullback.analysis.drawing import (
     rank_axis,
     series,
 )
+from pullback.applications.walking.labels import distance_labels
 from pullback.applications.walking.scores import WORDS
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ _SCORES = ("consistency", "consistency_pooled", "guessing", "straightness")
 def walk_figure(data: "xr.Dataset", labels: Sequence[str], steps: Sequence[str]) -> Figure:
     """Draw the walks of the first code: a row for each axis, up to eight, and a column for each frame."""
     images = data["image"].isel(code=0).values[:_SHOWN_AXES]
-    distances = data["distance"].isel(code=0).values[:_SHOWN_AXES]
+    under = distance_labels(data)
     rows, columns = images.shape[:2]
     margin = 0.16
     side = PAGE * (1 - margin) / columns
@@ -59,7 +60,7 @@ def walk_figure(data: "xr.Dataset", labels: Sequence[str], steps: Sequence[str])
                 )
             if column in (0, columns - 1):
                 axes.text(
-                    0.5, -0.02, f"D = {distances[row, column]:.2g}", transform=axes.transAxes, ha="center", va="top",
+                    0.5, -0.02, under[row][0][column], transform=axes.transAxes, ha="center", va="top",
                     fontsize=SMALL, color=GREY,
                 )  # fmt: skip
     return figure

@@ -16,8 +16,17 @@ from pullback.analysis.protocol import About
 from pullback.applications import axes as application
 from pullback.applications.protocol import Checkpoint, Progress, Subject
 from pullback.applications.results import ApplicationResult, Key, load_result, save_result
-from pullback.applications.walking.expressions import parse_axes
-from pullback.applications.walking.labels import code_labels, labels, scalars_of, step_labels
+from pullback.applications.walking.expressions import TAG, parse_axes
+from pullback.applications.walking.labels import (
+    code_labels,
+    distance_labels,
+    labels,
+    name_variables,
+    named_ranges,
+    scalars_of,
+    step_labels,
+    tags_of,
+)
 from pullback.applications.walking.pictures import (
     FORMATS,
     MOVING,
@@ -30,7 +39,17 @@ from pullback.applications.walking.pictures import (
 )
 from pullback.atomic_files import replacing
 from pullback.errors import ArgumentError, PullbackError, StoreError
-from pullback.interchange.axis_names import AxisName, fingerprint, named_axis, names_path, read_names, write_name
+from pullback.interchange.axes import axes_along
+from pullback.interchange.axis_names import (
+    AxisName,
+    entries_of,
+    fingerprint,
+    named_axis,
+    names_path,
+    read_names,
+    write_name,
+)
+from pullback.interchange.exports import export_axes
 from pullback.store.reader import Sweep, open_sweep
 
 if TYPE_CHECKING:
@@ -110,20 +129,26 @@ class AxisGallery:
         """Yield every sheet with the name of its file: many axes on one code, one axis on many codes, and changes."""
         data, heads = self.dataset, self.labels
         codes, steps = code_labels(data), step_labels(data)
-        images, distances = data["image"].values, data["distance"].values
+        images, under = data["image"].values, distance_labels(data)
+        bracketed = any("(" in text for axis in under for code in axis for text in code)
+        note = "; (D): the name does not hold" if bracketed else ""
         for code, title in enumerate(codes):
             for page, rows in _pages(len(heads)):
                 yield (
                     f"code-{_file_name(title)}{page}",
-                    Sheet(images[rows, code], heads[rows], steps, _under(distances[rows, code]), f"{title}: many axes"),
+                    Sheet(
+                        images[rows, code],
+                        heads[rows],
+                        steps,
+                        [axis[code] for axis in under[rows]],
+                        f"{title}: many axes{note}",
+                    ),
                 )
         for axis, label in enumerate(heads) if len(codes) > 1 else ():
             for page, rows in _pages(len(codes)):
                 yield (
                     f"axis-{_file_name(label)}{page}",
-                    Sheet(
-                        images[axis, rows], codes[rows], steps, _under(distances[axis, rows]), f"{label}: many codes"
-                    ),
+                    Sheet(images[axis, rows], codes[rows], steps, under[axis][rows], f"{label}: many codes{note}"),
                 )
         middle = images[0, :, data.sizes["frame"] // 2]
         maps = np.array([[heat_map(each) for each in row] for row in data["change"].values]).swapaxes(0, 1)
@@ -187,20 +212,25 @@ class AxisGallery:
     def export(self, path: Path | str) -> Path:
         """Write the axes as an `.npz` that numpy and `pullback axes --file` read; return its path.
 
-        It holds `axes` `[k, n]`, `eigenvalues` (rates of the mean metric) `[k]`, `names`, and `sweep` and `snapshot`.
+        It holds `axes` `[k, n]`, `eigenvalues` (rates of the mean metric) `[k]`, `names` and `tags` `[k]`, `ranges`
+        `[k, 2]` (D within which a name holds, else NaN), and `sweep` and `snapshot`.
 
         Raises:
             OSError: it cannot be written.
         """
-        target = Path(path)
-        about = self.result.about
+        target, about = Path(path), self.result.about
+        names, texts = self.dataset["name"].values.tolist(), self.dataset["text"].values.tolist()
         with replacing(target) as new, new.open("wb") as file:
             np.savez(
                 file,
                 allow_pickle=False,
                 axes=self.vectors,
                 eigenvalues=self.dataset["rate"].values,
-                names=np.array(self.labels),
+                names=np.array(
+                    [name or ("" if text.isdigit() else text) for name, text in zip(names, texts, strict=True)]
+                ),
+                tags=np.array(tags_of(self.dataset)),
+                ranges=named_ranges(self.dataset).T,
                 sweep=np.array(about.name),
                 snapshot=np.array(about.snapshot),
             )
@@ -261,6 +291,28 @@ def axes(sweep: Sweep | Path | str, axis: str | int | Sequence[str | int] = "1-6
     return AxisGallery(result, read_names(names_path(opened.location)))
 
 
+def export_directions(sweep: Sweep, given: application.Options, path: Path | str) -> str:
+    """Write the axes that options choose as a file of directions, without walking along them.
+
+    Args:
+        sweep: an open sweep.
+        given: options of the application; `axis`, `sample`, `block`, `file` and `names` count.
+        path: `.npy`, `.npz`, `.pt` (encoder4editing) or `.json` (named edits).
+
+    Returns:
+        How to open it, in Python.
+
+    Raises:
+        PullbackError: an axis does not exist, or the file cannot be written.
+    """
+    basis, expressions = application.chosen_axes(sweep, given)
+    vectors, mean = basis.combine(expressions), sweep.mean_metric(kept=True)
+    rates = np.einsum("ij,jk,ik->i", vectors, mean, vectors)
+    texts = [basis.name_of(each.rank) or each.text for each in expressions]
+    entries = entries_of(read_names(names_path(sweep.location)) if basis.mean else (), texts)
+    return export_axes(axes_along(sweep, vectors, rates, float(np.trace(mean)), texts, entries), path)
+
+
 def options_of(values: "dict[str, Any]") -> application.Options:
     """Return options of the application.
 
@@ -285,7 +337,7 @@ def with_names(sweep: Sweep, given: application.Options) -> application.Options:
     if given.names is not None or not path.exists():
         return given
     asked = " ".join(map(str, given.axis))
-    if any(each.name in asked for each in read_names(path)):
+    if TAG in asked or any(each.name in asked for each in read_names(path)):
         return given.model_copy(update={"names": str(path)})
     return given
 
@@ -319,14 +371,13 @@ def _renamed(result: ApplicationResult, names: Sequence[AxisName]) -> Applicatio
     data = result.dataset
     if not scalars_of(data)["of_mean"]:
         return result
-    by_vector = {each.vector: each.name for each in names if each.vector}
-    by_axis = {str(each.axis): each.name for each in names}
+    by_vector = {each.vector: each for each in names if each.vector}
     texts, vectors = data["text"].values.tolist(), data["vector"].values
-    named = [
-        by_vector.get(fingerprint(vector)) or by_axis.get(text) or (text if text in by_axis.values() else "")
-        for text, vector in zip(texts, vectors, strict=True)
+    entries = [
+        by_vector.get(fingerprint(vector)) or entry
+        for vector, entry in zip(vectors, entries_of(names, texts), strict=True)
     ]
-    changed = data.assign(name=(("axis",), named, data["name"].attrs))
+    changed = data.assign(name_variables(["" if each is None else each.name for each in entries], entries))
     return ApplicationResult("axes", result.options, changed, result.about)
 
 
@@ -337,10 +388,6 @@ def _pages(count: int) -> list[tuple[str, slice]]:
     return [
         (f"-page-{1 + start // _ROWS}", slice(start, min(start + _ROWS, count))) for start in range(0, count, _ROWS)
     ]
-
-
-def _under(distances: Floats) -> list[list[str]]:
-    return [["" if value == 0 else f"D {value:.2g}" for value in row] for row in distances]
 
 
 def _file_name(label: str) -> str:

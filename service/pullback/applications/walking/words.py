@@ -8,7 +8,14 @@ from pullback.analysis.bootstrap import Floats
 from pullback.analysis.protocol import Table
 from pullback.applications.results import ApplicationResult
 from pullback.applications.walking.hints import EFFECTS
-from pullback.applications.walking.labels import code_labels, labels, scalars_of, step_labels
+from pullback.applications.walking.labels import (
+    code_labels,
+    labels,
+    named_ranges,
+    scalars_of,
+    step_labels,
+    tags_of,
+)
 from pullback.applications.walking.scores import SCORES, WORDS
 
 if TYPE_CHECKING:
@@ -31,7 +38,16 @@ def summary(result: ApplicationResult) -> list[Table]:
         ]
         for place in range(len(own))
     ]
-    columns = ("axis", ">rate", ">range of t", ">D there", ">t with D² ≈ ½λt²", "hints, from − to +", "where")
+    columns = ["axis", ">rate", ">range of t", ">D there", ">t with D² ≈ ½λt²", "hints, from − to +", "where"]
+    ends, tags = named_ranges(data), tags_of(data)
+    if np.isfinite(ends).any():
+        columns.append(">name holds for D")
+        for row, (low, high) in zip(walks, ends.T, strict=True):
+            row.append(_range(low, high) if np.isfinite(low) else "–")
+    if any(tags):
+        columns.append("tags")
+        for row, words in zip(walks, tags, strict=True):
+            row.append(words or "–")
     tables = [Table(columns, walks, f"Walks along {scalars['basis']}")]
     if scalars["scored"]:
         rows = [[own[place], *(_with_interval(data, name, place) for name in SCORES)] for place in range(len(own))]
@@ -63,6 +79,12 @@ def sentences(result: ApplicationResult) -> list[str]:
         f"From the image change alone, axis and sign are guessed right in {100 * guess:.0f} % of the cases "
         f"({beside}chance {100 * chance:.0f} %)."
     )
+    if scalars["control"]:
+        pooled, right = (data[f"{name}_control"].values for name in ("consistency_pooled", "guessing"))
+        said.append(
+            f"With shuffled weights, the mean cosine along its own axes of these ranks is {np.nanmean(pooled):.2g}, "
+            f"and {100 * np.nanmean(right):.0f} % are guessed right."
+        )
     return said
 
 
@@ -114,9 +136,13 @@ def to_json(result: ApplicationResult) -> dict[str, Any]:
     """Return steps, distances, scores and hints by axis; no images, maps or vectors."""
     data, scalars = result.dataset, scalars_of(result.dataset)
     content: dict[str, Any] = {**scalars, "asked": data["asked"].values, "axes": []}
+    ends, tags = named_ranges(data), tags_of(data)
     for place, label in enumerate(labels(data)):
         own = data.isel(axis=place)
         entry: dict[str, Any] = {"label": label, "text": str(own["text"].values), "name": str(own["name"].values)}
+        entry["tags"] = [each for each in tags[place].split(", ") if each]
+        if np.isfinite(ends[:, place]).all():
+            entry["named_range"] = ends[:, place]
         for name in ("rate", "t", "distance", "code_rate", "range", "range_distance", "quadratic_range"):
             entry[name] = own[name].values
         for name in SCORES if scalars["scored"] else ():
@@ -143,10 +169,11 @@ def figure(result: ApplicationResult) -> dict[str, Any]:
     data, scalars = result.dataset, scalars_of(result.dataset)
     own = labels(data)
     distance = scalars["distance"]
+    brackets = ", in brackets where the name does not hold" if np.isfinite(named_ranges(data)).any() else ""
     drawn: dict[str, Any] = {
         f"Images along {scalars['basis']} ({code_labels(data)[0]}), in steps of equal "
         f"{'image distance D' if scalars['steps'] == 'equal' else 'latent length'} up to {scalars['reach']:.2g}. "
-        "Under each end stands D from the unmoved image.": walk_figure(data, own, step_labels(data)),
+        f"Under each end stands D from the unmoved image{brackets}.": walk_figure(data, own, step_labels(data)),
         f"Where the image changes along each axis ({code_labels(data)[0]}): |Jv| of each pixel, each axis in its own "
         "scale.": change_figure(data, own),
         f"D² ({distance}) against the step t of the first axes and codes, relative to ½λt² with each code's own "
@@ -159,6 +186,10 @@ def figure(result: ApplicationResult) -> dict[str, Any]:
 
 def _mean_range(ends: Floats) -> str:
     low, high = (float(np.mean(each)) for each in ends)
+    return _range(low, high)
+
+
+def _range(low: float, high: float) -> str:
     return f"{low:.3g} – {high:.3g}".replace("-", "−")
 
 
@@ -166,17 +197,20 @@ def _with_interval(data: "xr.Dataset", name: str, place: int) -> str:
     value, ends = float(data[name][place]), data[f"{name}_ci95"].values[:, place]
     if not np.isfinite(value):
         return "–"
-    shape = "{:.1f}" if name == "percentile" else "{:.2f}"
-    text = shape.format(value)
-    return f"{text} ({shape.format(ends[0])} – {shape.format(ends[1])})" if np.isfinite(ends).all() else text
+    text = _number(name, value)
+    return f"{text} ({_number(name, ends[0])} – {_number(name, ends[1])})" if np.isfinite(ends).all() else text
+
+
+def _number(name: str, value: float) -> str:
+    text = f"{value:.{1 if name == 'percentile' else 2}f}"
+    return (text.lstrip("-") if float(text) == 0 else text).replace("-", "−")
 
 
 def _null(data: "xr.Dataset", name: str) -> str:
     low, mean, high = data[f"{name}_random"].values
-    shape = "{:.1f}" if name == "percentile" else "{:.2f}"
     if np.isfinite(low):
-        return f"{shape.format(low)} – {shape.format(high)}"
-    return shape.format(mean) if np.isfinite(mean) else "–"
+        return f"{_number(name, low)} – {_number(name, high)}"
+    return _number(name, mean) if np.isfinite(mean) else "–"
 
 
 def _control(data: "xr.Dataset", name: str) -> str:
@@ -184,4 +218,4 @@ def _control(data: "xr.Dataset", name: str) -> str:
     known = values[np.isfinite(values)]
     if not known.size:
         return "–"
-    return f"{known.mean():.1f}" if name == "percentile" else f"{known.mean():.2f}"
+    return _number(name, float(known.mean()))
