@@ -199,16 +199,16 @@ def test_a_masks_hash_stands_beside_those_of_the_weights(lpips_alex):
 
 WRONG_ARRAYS = {
     "zeros": (np.zeros((3, 3)), "every weight is zero, so that nothing would be measured"),
-    "above one": (np.full((3, 3), 1.5), "these go from 1.5 to 1.5"),
-    "below zero": (np.array([[0.5, -0.1]]), "these go from -0.1 to 0.5"),
-    "of 8 bits": (np.full((3, 3), 255, dtype=np.uint8), "these go from 255 to 255; divide a mask of 8-bit values by"),
-    "no number": (np.array([[0.5, np.nan]]), "these go from nan to nan"),
-    "infinite": (np.array([[0.5, np.inf]]), "these go from 0.5 to inf"),
+    "above one": (np.full((3, 3), 1.5), "weights in [0, 1] are needed, not in [1.5, 1.5]"),
+    "below zero": (np.array([[0.5, -0.1]]), "weights in [0, 1] are needed, not in [-0.1, 0.5]"),
+    "of 8 bits": (np.full((3, 3), 255, dtype=np.uint8), "weights in [0, 1] are needed, not in [255, 255]"),
+    "no number": (np.array([[0.5, np.nan]]), "weights in [0, 1] are needed, not in [nan, nan]"),
+    "infinite": (np.array([[0.5, np.inf]]), "weights in [0, 1] are needed, not in [0.5, inf]"),
     "text": (np.array([["a"]]), "numbers in [0, 1] are needed, not <U1"),
     "complex": (np.array([[1j]]), "numbers in [0, 1] are needed, not complex128"),
     "colours": (np.ones((3, 4, 4)), "an array [height, width] is needed, not [3, 4, 4]"),
     "a box as an array": (np.array([0, 0, 1, 1.0]), "an array [height, width] is needed, not [4]"),
-    "beyond single precision": (np.array([[0.5, 1e300]]), "these go from 0.5 to inf"),
+    "beyond single precision": (np.array([[0.5, 1e300]]), "weights in [0, 1] are needed, not in [0.5, inf]"),
     "nothing": (np.ones((0, 3)), "an array [height, width] is needed, not [0, 3]"),
     "a number": (np.array(0.5), "an array [height, width] is needed, not []"),
 }
@@ -283,8 +283,8 @@ FLAT = {
 
 @pytest.mark.parametrize("measure", FLAT.values(), ids=FLAT)
 def test_a_layer_without_height_and_width_takes_no_mask(measure):
-    told = r"a mask needs an activation \[batch, channels, height, width\], the layer '\w+' gives \[2, \d\]"
-    with pytest.raises(ValueError, match=told):
+    message = r"a mask needs an activation \[batch, channels, height, width\], the layer '\w+' gives \[2, \d\]"
+    with pytest.raises(ValueError, match=message):
         measure(Mask.of_box(0, 0, 0.5, 1))
 
 

@@ -116,9 +116,9 @@ def test_every_wrong_value_of_a_distance_is_told_at_once():
     wrong = {"name": "features", "module": "x", "layer": 3, "clamp": 1, "size": 1, "mask": "x", "colour": "red"}
     with pytest.raises(ValidationError) as caught:
         JobSpec.model_validate({"name": "x", "generator": "g", "distance": wrong, "samples": {"count": 1}})
-    told = [problem.partition(":")[0] for problem in explain(caught.value)]
+    found = [problem.partition(":")[0] for problem in explain(caught.value)]
     keys = ("clamp", "colour", "layer", "mask", "module", "size")
-    assert sorted(told) == [f"distance.{key}" for key in keys]
+    assert sorted(found) == [f"distance.{key}" for key in keys]
 
 
 @pytest.mark.parametrize("name", ["a:b", "a.b.c:d", "_a:B1"])

@@ -16,8 +16,10 @@ from pydantic.fields import FieldInfo
 from pullback.analysis.protocol import sweeps_of
 from pullback.errors import PluginError, SpecError
 from pullback.plugins import STATISTICS
+from pullback.spec.messages import nearest
 from pullback.spec.option_text import help_text
 from pullback.spec.options import Options
+from pullback.spec.problems import explain
 
 DEFAULT_STATISTICS = ("anisotropy", "homogeneity", "mean_metric", "certificate")
 """What is computed where no statistic is named."""
@@ -99,7 +101,7 @@ def choose(names: Sequence[str], given: Mapping[str, Any], source: str = "the an
         try:
             chosen[statistic] = STATISTICS.options(statistic).model_validate(own)
         except ValidationError as error:
-            problems += [_sentence(detail) for detail in error.errors()]
+            problems += explain(error, model=STATISTICS.options(statistic))
     if problems:
         raise SpecError(list(dict.fromkeys(problems)), source)
     return chosen
@@ -142,14 +144,14 @@ def refuse_unfit(asked: Collection[str], others: int, source: str = "the analysi
         if least > 1 and not _takes(name, others + 1):
             many = f"{least} sweeps" if most == least else f"{least} sweeps or more"
             problems.append(
-                f"{key}: {name} reads {many}, and {others + 1} {'is' if not others else 'are'} named; name the other "
+                f"{key}: {name} reads {many}, but {others + 1} {'is' if not others else 'are'} given; name the other "
                 f"sweeps with `{key}`"
             )
     if others and not problems and not any(reads_several(name) for name in asked):
         several = [name for name in loadable_statistics() if reads_several(name)]
         problems.append(
-            f"{key}: none of {', '.join(asked)} reads more than one sweep; omit it, or ask for "
-            f"{' or '.join(several) or 'a statistic that does'}"
+            f"{key}: {' and '.join(asked)} {'reads' if len(asked) == 1 else 'read'} one sweep only; omit `{key}`, or "
+            f"ask for {' or '.join(several) or 'a statistic that reads several'}"
         )
     if problems:
         raise SpecError(problems, source)
@@ -213,10 +215,9 @@ def _alike(one: FieldInfo, other: FieldInfo) -> bool:
 
 def _not_taken(name: str, wanted: Collection[str], option: SharedOption | None) -> str:
     known = [each.name for each in shared_options(list(wanted))]
-    has = f" ({', '.join(option.statistics)} has it)" if option else ""
-    return f"{name}: no option of {', '.join(wanted)}{has}; known are {', '.join(known)}"
-
-
-def _sentence(detail: Any) -> str:
-    path = ".".join(map(str, detail["loc"]))
-    return f"{path}: {detail['msg'][:1].lower()}{detail['msg'][1:]}, not {detail['input']!r}"
+    if option:
+        return (
+            f"{name}: an option of {', '.join(option.statistics)}, not of {', '.join(wanted)}; allowed here are "
+            f"{', '.join(known)}"
+        )
+    return f"{name}: unknown option{nearest(name, known) or ';'} allowed here are {', '.join(known)}"

@@ -136,7 +136,9 @@ def key_values(pairs: list[str] | None, option: str) -> dict[str, Any]:
                 raise ValueError
             found[key] = yaml.safe_load(value)
         except (ValueError, yaml.YAMLError) as error:
-            raise SpecError([f"{option} {pair}: write KEY=VALUE, such as resolution=256"]) from error
+            raise SpecError(
+                [f"{option} {pair}: write KEY=VALUE, such as resolution=256"], "the command line"
+            ) from error
     return found
 
 

@@ -1,5 +1,6 @@
 """Helpers of the commands that plan, run and show analyses and applications; `pullback apply`."""
 
+import difflib
 from collections.abc import Mapping
 from inspect import Parameter, Signature
 from pathlib import Path
@@ -156,8 +157,12 @@ class _Applications(TyperGroup):
         return APPLICATIONS.names()
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return the subcommand of an application; None if no application has this name."""
-        return _subcommand(cmd_name) if cmd_name in APPLICATIONS.names() else None
+        """Return the subcommand of an application; None, or a usage error with the nearest name, if there is none."""
+        if cmd_name in APPLICATIONS.names():
+            return _subcommand(cmd_name)
+        if not ctx.resilient_parsing and (close := difflib.get_close_matches(cmd_name, APPLICATIONS.names(), n=1)):
+            ctx.fail(f"No such command {cmd_name!r}. Did you mean {close[0]!r}?")
+        return None
 
 
 apply_app = typer.Typer(

@@ -171,6 +171,6 @@ def _refuse_other_ranges(images: Tensor) -> None:
         return  # tensors have no values inside torch.func.vmap
     if low < -OVERSHOOT or high > 1 + OVERSHOOT:
         raise ValueError(
-            f"images in [0, 1] are needed, these go from {low:.3g} to {high:.3g}; "
+            f"images in [0, 1] are needed, not in [{low:.3g}, {high:.3g}]; "
             "rescale them first, for example (x + 1) / 2 for images in [-1, 1]"
         )

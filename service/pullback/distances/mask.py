@@ -102,8 +102,8 @@ class Mask:
         if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
             raise ArgumentError(
                 "mask",
-                f"weights in [0, 1] are needed, these go from {pixels.min():.3g} to "
-                f"{pixels.max():.3g}{where}; divide a mask of 8-bit values by 255",
+                f"weights in [0, 1] are needed, not in [{pixels.min():.3g}, {pixels.max():.3g}]{where}; "
+                "divide a mask of 8-bit values by 255",
             )
         if not pixels.any():
             raise ArgumentError("mask", f"every weight is zero, so that nothing would be measured{where}")

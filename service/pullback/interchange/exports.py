@@ -8,6 +8,7 @@ import numpy as np
 from pullback.errors import StoreError
 from pullback.interchange.axes import WRITERS, Axes, axes_of
 from pullback.interchange.imported_sweeps import export_metrics
+from pullback.spec.messages import nearest
 from pullback.store.folders import local_path, whole_file
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ def export_as(sweep: "Sweep", out: Path | str, layout: str, components: int | No
     elif layout in LAYOUTS:
         return export_axes(axes_of(sweep, components), out, layout)
     else:
-        raise StoreError(f"there is no layout {layout!r}; known are {', '.join(LAYOUTS)}. Nothing was written.")
+        hint = nearest(layout, LAYOUTS) or ";"
+        raise StoreError(f"there is no layout {layout!r}{hint} known are {', '.join(LAYOUTS)}. Nothing was written.")
     return _OPENED_BY[ending].format(str(out))
 
 

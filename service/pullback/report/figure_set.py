@@ -16,6 +16,7 @@ from pullback.plugins import APPLICATIONS, STATISTICS
 from pullback.report.strip_figure import strips_caption, strips_figure
 from pullback.report.strips import image_strips
 from pullback.report.sweep_figures import SWEEP_FIGURES, named
+from pullback.spec.messages import nearest
 from pullback.store.reader import Sweep
 
 STRIPS = "strips"
@@ -90,7 +91,10 @@ def figures_of(name: str, sweeps: Sequence[Sweep], analyze: Analyze) -> list[Nam
         PullbackError: an error of the analysis, or the application has no cached result.
     """
     if name not in (known := figure_names()):
-        raise SpecError([f"{name}: no figure has this name; known are {', '.join(sorted(known))}"], "the command line")
+        hint = nearest(name, known) or ";"
+        raise SpecError(
+            [f"no figure is called {name!r}{hint} known are {', '.join(sorted(known))}"], "the command line"
+        )
     if name in SWEEP_FIGURES:
         figure = SWEEP_FIGURES[name]
         entries = named([(sweep, analyze(sweep, figure.statistics, ())) for sweep in sweeps])

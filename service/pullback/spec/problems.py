@@ -89,11 +89,15 @@ def _sentence(detail: Mapping[str, Any], at: "_Place") -> str:
         return f"{path}: must be {words} {bound}, not {shown(value)}{tip}"
     if kind == "string_pattern_mismatch" and context.get("pattern") == NAME_PATTERN:
         return (
-            f"{path}: {shown(value)} may have letters, digits, '_', '.' and '-' only, at most {_LONGEST_NAME}, "
-            f"the first a letter or a digit{_clean_name(value)}"
+            f"{path}: {shown(value)} is not a valid name: at most {_LONGEST_NAME} letters, digits, '_', '.' and '-', "
+            f"beginning with a letter or a digit{_clean_name(value)}"
         )
     if kind == "invalid_key":
-        return f"{path}: a key must be text, not {describe(value)}; put it in quotes if it is meant"
+        key = "null" if value is None else str(value).lower()
+        path = ".".join([*at.path[:-1], key])
+        return f"{path}: a key must be text, not {key}; put it in quotes if it is meant"
+    if kind == "string_unicode":
+        return f"{path}: {shown(value)} holds half of a surrogate pair, which is not a character"
     if kind == "value_error":
         return f"{path}: {context['error']}"
     return f"{path}: {detail['msg']} (got {describe(value)})"

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from pullback.regular_files import NotRegularError, TooLongError, read_regular
+from pullback.spec.messages import describe
 
 MAX_BYTES = 64 * 1024
 """Jobs are a few hundred bytes; a file beyond this is not a job."""
@@ -76,11 +77,12 @@ def parse_yaml(text: str) -> tuple[Any, list[str]]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        return None, [f"{where}not valid YAML: {error.problem}"]
+        context = f"{error.context}, " if (error.problem or "").startswith("but ") else ""
+        return None, [f"{where}not valid YAML: {context}{error.problem}"]
     except (yaml.YAMLError, ValueError) as error:
         return None, [f"not valid YAML: {' '.join(str(error).split())}"]
     if not isinstance(content, dict):
-        return None, [f"the job must be a mapping of keys to values, not {type(content).__name__}"]
+        return None, [f"the job must be a mapping of keys to values, not {describe(content)}"]
     oversized = _oversized_numbers(content, "")
     return (None, problems + oversized) if oversized else (content, problems)
 
@@ -95,14 +97,14 @@ def _forbidden(text: str) -> list[str]:
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         line = event.start_mark.line + 1 if event.start_mark else 0
         if isinstance(event, yaml.AliasEvent):
-            problems.append(f"line {line}: aliases (*{event.anchor}) are not allowed; write it out")
+            problems.append(f"line {line}: aliases (*{event.anchor}) are not allowed; write the value out")
         tag = getattr(event, "tag", None)
         if tag is not None:
             short = tag.replace(_YAML_TAG, "!!")
             problems.append(f"line {line}: tags ({short}) are not allowed; write the plain value")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _MAX_DEPTH:
-            return [f"line {line}: nested more than {_MAX_DEPTH} deep"]
+            return [f"line {line}: nested more than {_MAX_DEPTH} levels deep"]
     return problems
 
 
@@ -126,7 +128,7 @@ def _misleading(node: yaml.Node, path: str) -> list[str]:
         if key.tag == f"{_YAML_TAG}merge":
             problems.append(f"{here}: merge keys (line {line}) are not allowed; write the keys out")
         if name in first_line:
-            problems.append(f"{here}: the key stands twice, on lines {first_line[name]} and {line}; keep one")
+            problems.append(f"{here}: the key appears twice, on lines {first_line[name]} and {line}; keep one")
         first_line.setdefault(name, line)
         problems += _misleading(value, here)
     return problems

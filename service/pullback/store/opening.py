@@ -254,7 +254,7 @@ def read_session(repository: icechunk.Repository, location: Location, snapshot: 
         if snapshot is not None:
             raise StoreError(
                 f"{location} has no snapshot {snapshot!r} that can be read ({cause(error)}); it was left as it is. "
-                "Take an id that a reader of this very sweep gave, or none for the last commit."
+                f"`pullback snapshots {location}` lists its snapshots; without one, the last commit is read."
             ) from error
         raise StoreError(f"{location} cannot be opened ({cause(error)}); it was left as it is.") from error
 

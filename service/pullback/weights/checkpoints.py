@@ -108,13 +108,13 @@ def _read(path: Path) -> tuple[Any, Modules]:
         kind = kind_of(path)
         needs_code = isinstance(error, pickle.UnpicklingError)
         refused_name = getattr(error.__cause__, "name", None)
-        named = f" (it names {refused_name})" if refused_name else ""
-        never = f"{named}; code in a checkpoint is never run" if needs_code else ""
+        never_run = "; code in a checkpoint is never run"
+        named = f" (it names {refused_name}){never_run}" if refused_name else ""
         if kind is not None:
-            raise WeightsError(f"the weight file {path} cannot be read: it is {kind[0]}{never}.\n{kind[1]}.") from error
+            raise WeightsError(f"the weight file {path} cannot be read: it is {kind[0]}{named}.\n{kind[1]}.") from error
         if needs_code:
             raise WeightsError(
-                f"the weight file {path} is damaged, or holds more than tensors{never}.\n"
+                f"the weight file {path} is damaged, or holds more than tensors{named or never_run}.\n"
                 "Save its state dict alone (torch.save(model.state_dict(), ...), or safetensors) and use that file."
             ) from error
         reason = str(error).strip().partition("\n")[0][:200]

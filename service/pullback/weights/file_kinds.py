@@ -58,7 +58,7 @@ def kind_of(path: Path) -> tuple[str, str] | None:
         with open_regular(path) as file:
             start = file.read(1024)
             if not start:
-                return "empty", "The download or the copy of it was broken off: get it again"
+                return "empty", "Its download or copy was interrupted: get it again"
             return _by_start(path, file, start)
     except OSError:
         return None

@@ -111,7 +111,8 @@ class Network:
     def what(self) -> str:
         """A short description of the network, for messages."""
         names = enumerated([f"{name} {list(tensor.shape)}" for name, tensor in self.state.items()], 3)
-        return f"{self.key or '(top)'}: {len(self.state)} tensors: {names}"
+        count = "1 tensor" if len(self.state) == 1 else f"{len(self.state)} tensors"
+        return f"{self.key or '(top)'}: {count}: {names}"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,103 @@
+"""Jobs with one mistake each, and where its message says that the mistake is."""
+
+ZOO = ("dcgan-faces", "dcgan-eyes")
+
+SMALL = """\
+name: small
+generator: dcgan-faces
+distance: {name: lpips}
+samples: {count: 3}
+"""
+"""A valid job."""
+
+WRONG_VALUES = {
+    "unknown key at the top": ("name:", "store_path: x\nname:", "store_path"),
+    "unknown key below": ("count: 3", "count: 3, sead: 1", "samples.sead"),
+    "unknown key of a union": ("{name: lpips}", "{name: lpips, trunc: alex}", "distance.trunc"),
+    "a key of the other distance": ("{name: lpips}", "{name: mse, trunk: alex}", "distance.trunk"),
+    "a key like nothing": ("name:", "qqqq: x\nname:", "qqqq"),
+    "missing key": ("name: small\n", "", "name"),
+    "missing key below": ("{count: 3}", "{seed: 3}", "samples.count"),
+    "text for a number": ("count: 3", "count: three", "samples.count"),
+    "quoted number": ("count: 3", "count: '3'", "samples.count"),
+    "fraction for a whole number": ("count: 3", "count: 3.5", "samples.count"),
+    "true for a number": ("count: 3", "count: yes", "samples.count"),
+    "mapping for a number": ("count: 3", "count: {a: 1}", "samples.count"),
+    "list for a mapping": ("{count: 3}", "[3]", "samples"),
+    "number for text": ("name: small", "name: 12", "name"),
+    "date for text": ("name: small", "name: 2020-01-31", "name"),
+    "boolean for text": ("name: small", "name: no", "name"),
+    "text for a boolean": ("{name: lpips}", "{name: lpips, clamp: 'true'}", "distance.clamp"),
+    "null for text": ("name: small", "name:", "name"),
+    "null for a mapping": ("{count: 3}", "", "samples"),
+    "null for a generator": ("dcgan-faces", "~", "generator"),
+    "null for a distance": ("{name: lpips}", "null", "distance"),
+    "exponent without a point": ("count: 3", "count: 3, scale: 1e-3", "samples.scale"),
+    "exponent without a sign": ("count: 3", "count: 3, scale: 2.5e3", "samples.scale"),
+    "exponent of a fraction": ("count: 3", "count: 3, scale: .5e3", "samples.scale"),
+    "exponent for a whole number": ("count: 3", "count: 1e3", "samples.count"),
+    "exponent in a union": ("count: 3}", "count: 3}\nresources: {batch: 1e1}", "resources.batch"),
+    "quoted fraction": ("count: 3", "count: 3, scale: '2.5'", "samples.scale"),
+    "infinity as text": ("count: 3", "count: 3, scale: inf", "samples.scale"),
+    "infinity": ("count: 3", "count: 3, scale: .inf", "samples.scale"),
+    "not a number": ("count: 3", "count: 3, scale: .nan", "samples.scale"),
+    "too few": ("count: 3", "count: 0", "samples.count"),
+    "too many": ("count: 3", "count: 10000001", "samples.count"),
+    "too small": ("{name: lpips}", "{name: lpips, size: 15}", "distance.size"),
+    "negative": ("count: 3", "count: 3, seed: -1", "samples.seed"),
+    "not above zero": ("count: 3", "count: 3, scale: 0", "samples.scale"),
+    "too many in a union": ("count: 3}", "count: 3}\nresources: {workers: 4097}", "resources.workers"),
+    "too few in a union": ("count: 3}", "count: 3}\nmetric: {components: 0}", "metric.components"),
+    "neither of a union": ("count: 3}", "count: 3}\nmetric: {components: al}", "metric.components"),
+    "more bits than a number has": ("count: 3", f"count: 0x{'f' * 5000}", "samples.count"),
+    "word of a list": ("{name: lpips}", "{name: lpips, trunk: alexnet}", "distance.trunk"),
+    "unknown method": ("count: 3}", "count: 3}\nmetric: {method: gaus-newton}", "metric.method"),
+    "unknown device": ("count: 3}", "count: 3}\nresources: {device: cudda}", "resources.device"),
+    "another word for a device": ("count: 3}", "count: 3}\nresources: {device: gpu}", "resources.device"),
+    "no memory": ("count: 3}", "count: 3}\nresources: {memory_gib: 0}", "resources.memory_gib"),
+    "unknown generator": ("dcgan-faces", "dcgan-face", "generator.name"),
+    "unknown generator in full": ("dcgan-faces", "{name: dcgan-eye}", "generator.name"),
+    "unknown distance": ("{name: lpips}", "lpip", "distance"),
+    "distance without a name": ("{name: lpips}", "{trunk: alex}", "distance"),
+    "distance named by a list": ("{name: lpips}", "{name: [lpips]}", "distance"),
+    "space in the name": ("name: small", "name: my job", "name"),
+    "slash in the name": ("name: small", "name: ../up", "name"),
+    "empty name": ("name: small", "name: ''", "name"),
+    "empty store": ("name:", "store: ''\nname:", "store"),
+    "number as a key": ("name:", "1: 2\nname:", "1"),
+    "number as a key below": ("count: 3", "count: 3, 1.5: 2", "samples.1.5"),
+    "null as a key": ("name:", "~: 2\nname:", "null"),
+    "boolean as a key": ("name:", "on: 2\nname:", "true"),
+    "a key twice": ("samples:", "name: other\nsamples:", "name"),
+    "a key twice, in quotes": ("samples:", "'name': other\nsamples:", "name"),
+    "a key twice below": ("{count: 3}", "\n  count: 3\n  seed: 1\n  count: 4", "samples.count"),
+    "a merge key": ("{count: 3}", "{<<: {count: 5}, seed: 1}", "samples.<<"),
+    "an octal number": ("count: 3", "count: 3, seed: 010", "samples.seed"),
+    "a long name": ("name: small", f"name: {'a' * 101}", "name"),
+    "half a character": ("name: small", 'name: "\\ud800"', "name"),
+}
+"""By name: a text of the valid job, what replaces it, and the key that the message names."""
+
+WRONG_FORMS = {
+    "empty": ("", ""),
+    "comments alone": ("# nothing\n", ""),
+    "text": ("hello", ""),
+    "list": ("- a\n- b\n", ""),
+    "broken": ("name: [", "line 1, column 8"),
+    "tab": ("name: a\n\tgenerator: b\n", "line 2, column 1"),
+    "several documents": (SMALL + "---\n" + SMALL, "line 5, column 1"),
+    "control character": (b"name: \x01\n", ""),
+    "no such date": (SMALL + "store: 2020-13-01\n", ""),
+    "alias": ("name: &a x\nstore: *a\n", "line 2"),
+    "alias of itself": ("name: &a [*a]\n", "line 1"),
+    "too deep": ("name: " + "[" * 30 + "]" * 30, "line 1"),
+    "far too deep": ("{a: " * 15_000, "line 1"),
+    "code": (SMALL + "store: !!python/object/apply:os.getcwd []\n", "line 5"),
+    "tag": (SMALL + "store: !mine x\n", "line 5"),
+    "a tag that its value does not fit": (SMALL + "store: !!bool maybe\n", "line 5"),
+    "an empty number": (SMALL + "store: !!int ''\n", "line 5"),
+    "key that is a list": (SMALL + "? [a]\n: b\n", "line 5, column 3"),
+    "not UTF-8": ("name: é".encode("latin-1"), ""),
+    "a large key": (f"0x{'f' * 500}: 1\n" + SMALL, ""),
+}
+"""By name: the content of a file that is no mapping in plain YAML, and the place that the message names, if any."""
