@@ -12,7 +12,7 @@ from pullback.signals import ENDING
 
 
 @dataclass(frozen=True)
-class Said:
+class CommandResult:
     """What a command printed and left with."""
 
     code: int
@@ -50,4 +50,4 @@ def call(*arguments):
         sys.argv = before
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    return Said(code, out.getvalue(), err.getvalue())
+    return CommandResult(code, out.getvalue(), err.getvalue())

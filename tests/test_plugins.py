@@ -151,10 +151,10 @@ def test_each_module_of_ours_has_what_its_registry_asks_for():
 
 def test_the_command_lists_what_is_usable_and_why_the_rest_is_not(visiting):
     visiting(census=GOOD, raising=BROKEN["raising"])
-    said = call("plugins")
-    assert said.code == 0
-    assert "census" in said.out
-    assert "no licence" in said.err
+    printed = call("plugins")
+    assert printed.code == 0
+    assert "census" in printed.out
+    assert "no licence" in printed.err
     rows = {row["name"]: row for row in call("plugins", "--json").json}
     assert rows["census"]["kind"] == "statistic"
     assert rows["raising"]["problem"]

@@ -11,8 +11,8 @@ from pullback.standard_streams import open_closed_streams
 open_closed_streams()
 with open(sys.argv[1], "w") as file:
     assert file.fileno() > 2
-    print("said", flush=True)
-    print("said", file=sys.stderr, flush=True)
+    print("result", flush=True)
+    print("result", file=sys.stderr, flush=True)
     os.write(1, b"x")
     os.write(2, b"x")
     assert sys.stdin.read() == ""

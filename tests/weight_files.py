@@ -31,7 +31,7 @@ def entry(file="tiny.bin", content=CONTENT, *, hub=False, packaged=True, archive
     return Weight(what="made up", licence="none", variants=(variant,))
 
 
-# Both archives tell when any of their code is run, by writing the file that an environment variable names.
+# Both archives show that some of their code was run, by writing the file that an environment variable names.
 _TELL = f"import os, pathlib\npathlib.Path(os.environ[{MARK_VARIABLE!r}]).write_text('run')\n"
 
 

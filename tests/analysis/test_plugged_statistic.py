@@ -92,10 +92,10 @@ def test_the_command_line_has_its_options_and_shows_its_table(census, mine):
     assert "Eigenvalues up to this do not count." in " ".join(helped.out.split())
     assert "census" in call("plugins").out
     assert "census" in completion.complete_statistic("ce")
-    said = call("analyze", mine, "--statistic", "census", "--threshold", "0.7", "--draws", "20", "--json")
-    assert said.code == 0
-    assert said.json["census"]["mean"] == true_mean(mine, 0.7)
-    assert said.json["options"] == {"census": {"draws": 20, "seed": 0, "threshold": 0.7, "listed": []}}
+    printed = call("analyze", mine, "--statistic", "census", "--threshold", "0.7", "--draws", "20", "--json")
+    assert printed.code == 0
+    assert printed.json["census"]["mean"] == true_mean(mine, 0.7)
+    assert printed.json["options"] == {"census": {"draws": 20, "seed": 0, "threshold": 0.7, "listed": []}}
     table = call("analyze", mine, "--statistic", "census", "--listed", "[1, 2]")
     assert "eigenvalues above the threshold" in table.out
     assert "--statistic census" in table.next_commands()[0]
@@ -114,9 +114,9 @@ def test_the_command_line_has_its_options_and_shows_its_table(census, mine):
     ],
 )
 def test_wrong_requests_are_refused_with_the_name_of_what_is_wrong(census, mine, arguments, names):
-    said = call("analyze", mine, *arguments)
-    assert (said.code, said.out) == (2, "")
-    assert names in said.err
+    printed = call("analyze", mine, *arguments)
+    assert (printed.code, printed.out) == (2, "")
+    assert names in printed.err
     assert artifact_names(mine) == []
 
 
@@ -263,8 +263,8 @@ def test_options_named_like_parameters_of_the_commands_are_told_apart(tmp_path, 
         helped = call("analyze", "--help").out
         assert all(f"--muster-{name}" in helped for name in ("snapshot", "json", "statistic"))
         given = ["--muster-snapshot", "first", "--muster-json", 3, "--needed", 5]
-        said = call("analyze", mine, "--statistic", "muster", *given, "--json")
-        assert said.json["options"]["muster"]["snapshot"] == "first"
+        printed = call("analyze", mine, "--statistic", "muster", *given, "--json")
+        assert printed.json["options"]["muster"]["snapshot"] == "first"
         assert call("analyze", mine, "--draws", 10).code == 0
         missing = call("analyze", mine, "--statistic", "muster")
         assert missing.code == 2
@@ -289,9 +289,9 @@ def summary(result):
     unstorable = code.replace("5000)", "3)").replace('((), "x")', '(("i",), np.array([{}, 1, print], dtype=object))')
     site = write_distribution(tmp_path / "site", STATISTICS.group, {"dated": code, "odd": unstorable})
     with on_the_path(site):
-        said = call("analyze", mine, "--statistic", "dated", "--json")
-        assert said.code == 0, said.err
-        assert said.json["dated"]["many"] == {"shape": [5000]}
+        printed = call("analyze", mine, "--statistic", "dated", "--json")
+        assert printed.code == 0, printed.err
+        assert printed.json["dated"]["many"] == {"shape": [5000]}
         assert call("analyze", mine, "--statistic", "dated").code == 0
         refused = call("analyze", mine, "--statistic", "odd")
         assert refused.code == 1

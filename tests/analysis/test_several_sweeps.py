@@ -131,12 +131,12 @@ def test_a_snapshot_follows_an_at_sign():
 
 def test_the_command_line_names_the_other_sweeps_and_their_snapshots(folder):
     before = grown("yours")
-    said = call("analyze", "mine", "--with", "yours", "--statistic", "contrast", "--json")
-    assert (said.code, said.json["contrast"]["difference"]) == (0, [2])
-    assert [other["name"] for other in said.json["further"]] == ["yours"]
-    said = call("analyze", "mine", "--with", f"yours@{before}", "--statistic", "contrast")
-    assert "against yours" in said.out
-    assert f"--with yours@{before}" in said.next_commands()[0]
+    printed = call("analyze", "mine", "--with", "yours", "--statistic", "contrast", "--json")
+    assert (printed.code, printed.json["contrast"]["difference"]) == (0, [2])
+    assert [other["name"] for other in printed.json["further"]] == ["yours"]
+    printed = call("analyze", "mine", "--with", f"yours@{before}", "--statistic", "contrast")
+    assert "against yours" in printed.out
+    assert f"--with yours@{before}" in printed.next_commands()[0]
     refused = call("analyze", "mine", "--statistic", "contrast")
     assert (refused.code, "--with: " in refused.err) == (2, True)
     assert call("analyze", "mine", "--with", "absent", "--statistic", "contrast").code != 0

@@ -40,7 +40,7 @@ def commit(store: SweepStore, *shards: int) -> str:
 
 @dataclass
 class FakeBackend:
-    """Writes down what it is asked, and says what a test tells it to."""
+    """Writes down what it is asked, and answers what a test sets."""
 
     submitted: dict[str, Any] = field(default_factory=dict)
     cancelled: list[Path] = field(default_factory=list)

@@ -197,10 +197,10 @@ def test_a_stream_outlasts_moments_in_which_the_service_has_too_much_to_do(tmp_p
             )
         ]
 
-    told = b"".join(asyncio.run(pieces()))
-    assert told.count(b": the service is busy") == 3
-    assert b'data: {"event": "one"}' in told
-    assert b"event: end" in told
+    stream = b"".join(asyncio.run(pieces()))
+    assert stream.count(b": the service is busy") == 3
+    assert b'data: {"event": "one"}' in stream
+    assert b"event: end" in stream
 
 
 def test_a_stream_ends_with_the_service_and_says_so(tmp_path):
@@ -244,9 +244,9 @@ def test_of_a_run_that_ended_nothing_is_at_work(tmp_path, state, at_work):
     driver = DriverRecord("running", updated=7.0, shards={"running": 2}, workers={"ready": 1}, samples_per_second=3.0)
     backend = FakeBackend(states={"mine": SweepState(state, "mine", driver=driver)})
     with serving(tmp_path, backend) as (url, _), pullback.Client(url) as client:
-        told = client.status("mine")
-    assert (told["state"], told["updated"]) == (state, 7.0)
-    assert bool(told["shards"]) is bool(told["workers"]) is bool(told["samples_per_second"]) is at_work
+        status = client.status("mine")
+    assert (status["state"], status["updated"]) == (state, 7.0)
+    assert bool(status["shards"]) is bool(status["workers"]) is bool(status["samples_per_second"]) is at_work
 
 
 def test_a_stream_goes_on_where_it_was_broken_off(live):

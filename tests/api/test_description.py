@@ -80,22 +80,22 @@ def test_answers_are_what_the_description_says(ask, analysed):
         *(f"/v1/sweeps/{{id}}/statistics/{name}" for name in loadable_statistics()),
     }
     for path, asked in ROUTES.items():
-        answer, said = ask.get(asked.format(job=analysed)), reading[path]["responses"]["200"]
+        answer, result = ask.get(asked.format(job=analysed)), reading[path]["responses"]["200"]
         media = answer.headers["Content-Type"]
         assert answer.status_code == 200, (path, answer.text)
-        assert media in said["content"], path
-        assert said.get("headers", {}).keys() >= {
+        assert media in result["content"], path
+        assert result.get("headers", {}).keys() >= {
             name for name in ("ETag", "Pullback-Snapshot", "Pullback-Next-Offset") if name in answer.headers
         }, path
         assert ("ETag" in answer.headers) is ("304" in reading[path]["responses"]), path
         if media == "application/json":
-            schema = said["content"][media]["schema"]["$ref"].rpartition("/")[2]
+            schema = result["content"][media]["schema"]["$ref"].rpartition("/")[2]
             getattr(answers, schema).model_validate_json(answer.content)
     for path, model in (("cancel", answers.Cancelled), ("analysis", answers.AnalysisRequested)):
-        answer, said = ask.post(f"/v1/sweeps/mine/{path}"), described["paths"][f"/v1/sweeps/{{id}}/{path}"]["post"]
+        answer, result = ask.post(f"/v1/sweeps/mine/{path}"), described["paths"][f"/v1/sweeps/{{id}}/{path}"]["post"]
         assert (
             f"/{model.__name__}"
-            in said["responses"][str(answer.status_code)]["content"]["application/json"]["schema"]["$ref"]
+            in result["responses"][str(answer.status_code)]["content"]["application/json"]["schema"]["$ref"]
         )
         model.model_validate_json(answer.content)
     for form in ("npy", "arrow", "zarr"):

@@ -79,9 +79,9 @@ def test_the_cookie_is_strict_unreadable_for_scripts_and_no_token(browser, token
     assert not any(part.startswith("Domain") for part in parts)
 
 
-@pytest.mark.parametrize("said", ["https", "HTTPS", "https, http"])
-def test_behind_https_the_cookie_is_for_https_only(browser, tokens, said):
-    assert "; Secure" in log_in(browser, tokens[1]["r"], **{"X-Forwarded-Proto": said}).headers["Set-Cookie"]
+@pytest.mark.parametrize("scheme", ["https", "HTTPS", "https, http"])
+def test_behind_https_the_cookie_is_for_https_only(browser, tokens, scheme):
+    assert "; Secure" in log_in(browser, tokens[1]["r"], **{"X-Forwarded-Proto": scheme}).headers["Set-Cookie"]
 
 
 def test_a_cookie_reads_and_changes_nothing(browser, tokens, backend):

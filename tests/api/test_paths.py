@@ -1,4 +1,4 @@
-"""What remote users are told of the server's files: nothing that they could use against it, and enough to go on."""
+"""What remote users read about the server's files: nothing that they could use against it, and enough to go on."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ FOLDER = Path("/srv/our sweeps")
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "shown"),
     [
         ("/srv/our sweeps/eyes is damaged", "eyes is damaged"),
         ("sample 3: ValueError: no (/home/anna/models/net.py:12)", "sample 3: ValueError: no (…/net.py:12)"),
@@ -38,8 +38,8 @@ FOLDER = Path("/srv/our sweeps")
         ("", ""),
     ],
 )
-def test_of_a_path_the_last_part_is_left(text, told):
-    assert without_paths(text, FOLDER) == told
+def test_of_a_path_the_last_part_is_left(text, shown):
+    assert without_paths(text, FOLDER) == shown
 
 
 def test_a_folder_with_a_space_is_known_by_name(tmp_path, monkeypatch):
@@ -78,12 +78,12 @@ def test_no_answer_names_a_path_of_the_server(tmp_path):
         httpx.Client(base_url=url, trust_env=False, timeout=60) as ask,
     ):
         routes = ("", "/mine", "/mine/status", "/mine/events", "/mine/events?follow=true", "/mine/report")
-        told = {route: ask.get(f"/v1/sweeps{route}").text for route in routes}
+        texts = {route: ask.get(f"/v1/sweeps{route}").text for route in routes}
         first = ask.get("/v1/sweeps/mine/events", params={"limit": 1})
         rest = ask.get("/v1/sweeps/mine/events", params={"offset": first.headers["Pullback-Next-Offset"]})
-    for route, text in told.items():
+    for route, text in texts.items():
         assert "secret" not in text, route
         assert str(tmp_path) not in text, route
-    assert "net.py is gone" in told["/mine/status"]
-    assert told["/mine/events"].count("net.py") == told["/mine/events?follow=true"].count("ValueError") == 3
-    assert first.text + rest.text == told["/mine/events"], "offsets are those of the journal itself"
+    assert "net.py is gone" in texts["/mine/status"]
+    assert texts["/mine/events"].count("net.py") == texts["/mine/events?follow=true"].count("ValueError") == 3
+    assert first.text + rest.text == texts["/mine/events"], "offsets are those of the journal itself"

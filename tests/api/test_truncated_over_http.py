@@ -1,4 +1,4 @@
-"""Over HTTP and through the client, a truncated metric is told apart from the whole one, and zero metrics are named."""
+"""Over HTTP and through the client, a truncated metric differs from the whole one, and zero metrics are named."""
 
 import numpy as np
 import pytest

@@ -195,8 +195,8 @@ def pictures(own, tmp_path_factory):
 
 def test_a_broken_picture_is_one_sentence_and_the_others_go_on(smooth, pictures, own, tmp_path):
     dataset = run(smooth, tmp_path, [pictures])
-    said = json.loads(dataset.attrs["scalars"])
-    assert [bool(problem) for problem in said["problems"]] == [False, False, True, False]
+    printed = json.loads(dataset.attrs["scalars"])
+    assert [bool(problem) for problem in printed["problems"]] == [False, False, True, False]
     np.testing.assert_allclose(dataset["code"].values[[0, 1, 3]], own[0][:3], atol=1e-3)
     assert np.isnan(dataset["code"].values[2]).all()
 

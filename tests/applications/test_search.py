@@ -100,8 +100,8 @@ def test_an_interrupted_search_goes_on_and_ends_the_same(here, tmp_path):
 
 def test_the_command_shows_and_writes_what_it_found(here, tmp_path):
     options = ("--score", "scores_of_search:red", "--evaluations", "120", "--device", "cpu")
-    said = call("search", "sweeps/toy", *options, "--output", tmp_path / "out")
-    assert said.code == 0, said.err
+    printed = call("search", "sweeps/toy", *options, "--output", tmp_path / "out")
+    assert printed.code == 0, printed.err
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "search-score.png",
         "search-images.png",
@@ -116,10 +116,10 @@ def test_the_command_shows_and_writes_what_it_found(here, tmp_path):
 
 def test_a_score_that_fails_late_keeps_what_was_done(here):
     options = ("--score", "scores_of_search:late", "--evaluations", "90", "--device", "cpu")
-    said = call("search", "sweeps/toy", *options)
-    assert said.code == 1
-    assert "no more" in said.err
-    assert "Traceback" not in said.err
+    printed = call("search", "sweeps/toy", *options)
+    assert printed.code == 1
+    assert "no more" in printed.err
+    assert "Traceback" not in printed.err
     again = call("search", "sweeps/toy", *options, "--json")
     assert again.code == 0
     assert again.json["search"]["generations"] == 10
@@ -127,10 +127,10 @@ def test_a_score_that_fails_late_keeps_what_was_done(here):
 
 @pytest.mark.parametrize("name", ["nan", "wide", "words", "leave", "missing"])
 def test_a_score_that_cannot_be_used_is_one_sentence(here, name):
-    said = call("search", "sweeps/toy", "--score", f"scores_of_search:{name}", "--evaluations", "20")
-    assert said.code in (1, 2)
-    assert "error:" in said.err
-    assert "Traceback" not in said.err
+    printed = call("search", "sweeps/toy", "--score", f"scores_of_search:{name}", "--evaluations", "20")
+    assert printed.code in (1, 2)
+    assert "error:" in printed.err
+    assert "Traceback" not in printed.err
 
 
 @pytest.mark.parametrize(
@@ -147,9 +147,9 @@ def test_a_score_that_cannot_be_used_is_one_sentence(here, name):
     ],
 )
 def test_wrong_options_are_one_message(here, options):
-    said = call("search", "sweeps/toy", *options)
-    assert said.code in (1, 2)
-    assert "Traceback" not in said.err
+    printed = call("search", "sweeps/toy", *options)
+    assert printed.code in (1, 2)
+    assert "Traceback" not in printed.err
 
 
 def test_a_searcher_with_a_metric_needs_a_sweep_of_this_generator(here):
@@ -244,8 +244,8 @@ def test_the_commands_of_the_tutorial_run_on_a_toy(here):
     for line in commands:
         toy = line.replace("sweeps/quickstart", "sweeps/toy").replace("--unit alex:conv3:17", "--score scores:warmth")
         words = shlex.split(re.sub(r"--evaluations \d+", "--evaluations 80", toy))[1:]
-        said = call(*words, "--device", "cpu")
-        assert said.code == 0, said.err
+        printed = call(*words, "--device", "cpu")
+        assert printed.code == 0, printed.err
     listed = re.findall(r"^\| `([a-z][a-z-]*)` \|", page, flags=re.MULTILINE)
     assert set(listed) == set(KINDS)
 

@@ -34,8 +34,8 @@ class SameProcess:
 def result():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(analysis, "Child", SameProcess)
-        said = []
-        return bench_analysis(QUICK.model_copy(update={"workers": 1}), said.append)
+        printed = []
+        return bench_analysis(QUICK.model_copy(update={"workers": 1}), printed.append)
 
 
 def test_the_baseline_is_the_definition():

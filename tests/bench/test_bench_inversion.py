@@ -46,11 +46,11 @@ def done(tmp_path_factory):
     """The settings, folder and rows of a whole run, cut after five rows and gone on."""
     folder = tmp_path_factory.mktemp("bench")
     settings = InversionBench(**SMALL, suites=("S1", "S3", "S4"), arms=FEW)
-    said = []
+    result = []
 
     def cut(line):
-        said.append(line)
-        if len(said) == 5:
+        result.append(line)
+        if len(result) == 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

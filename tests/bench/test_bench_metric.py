@@ -59,12 +59,12 @@ def test_every_problem_is_told_before_a_process_starts(monkeypatch):
     with pytest.raises(SpecError) as raised:
         bench_metric(bench)
     assert len(raised.value.problems) == 9
-    told = "\n".join(raised.value.problems)
+    problems = "\n".join(raised.value.problems)
     for hint in ("dcgan-faces", "lpips", "gauss_newton", "bfloat16"):
-        assert f"did you mean '{hint}'?" in told
-    assert "points: must be at least 1, not 0" in told
-    assert "components: arpack" in told
-    assert "backprop@bfloat16: " in told
+        assert f"did you mean '{hint}'?" in problems
+    assert "points: must be at least 1, not 0" in problems
+    assert "components: arpack" in problems
+    assert "backprop@bfloat16: " in problems
 
 
 def test_a_trunk_that_a_distance_does_not_have_is_refused(monkeypatch):
@@ -224,8 +224,8 @@ class Here:
         assert not self.ended
         if request == "load":
             self.settings = arguments
-            told = {key: value for key, value in arguments.items() if key not in ("path", "keep_memory")}
-            self.measurements = Measurements(**told, keep_memory=False)
+            passed = {key: value for key, value in arguments.items() if key not in ("path", "keep_memory")}
+            self.measurements = Measurements(**passed, keep_memory=False)
             return self.measurements.facts()
         Here.course.append((Here.started.index(self), request))
         if (request, arguments.get("method")) in Here.failing:

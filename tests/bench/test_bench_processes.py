@@ -88,5 +88,5 @@ child.ask("run", method="lanczos", precision="float32")
 
 def test_an_error_becomes_one_sentence():
     errors = SpecError(["a: is\nwrong", "b: too"]), PullbackError("what\n  it is"), ValueError("one\ntwo"), KeyError()
-    told = ["a: is wrong; b: too", "what it is", "ValueError: one", "KeyError"]
-    assert [sentence_of(error) for error in errors] == told
+    sentences = ["a: is wrong; b: too", "what it is", "ValueError: one", "KeyError"]
+    assert [sentence_of(error) for error in errors] == sentences

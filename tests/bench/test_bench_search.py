@@ -78,15 +78,15 @@ def test_endpoints_are_those_of_the_curves():
 
 
 def test_rows_are_not_computed_again_and_the_document_is_written_from_them(suite, tmp_path):
-    path, said = tmp_path / "rows.jsonl", []
+    path, result = tmp_path / "rows.jsonl", []
     settings = SearchBench(2, 1, 400, {suite.name: ("random", "sphere", "metric-sphere-minus", "pycma")})
     pytest.importorskip("cma")
-    rows = bench_search([suite], settings, path, said.append)
-    assert len(rows) == len(said) == 2 * 2 * 4
+    rows = bench_search([suite], settings, path, result.append)
+    assert len(rows) == len(result) == 2 * 2 * 4
     with path.open("a") as file:
         file.write('{"suite": "cut')
-    again = bench_search([suite], settings, path, said.append)
-    assert len(said) == 16
+    again = bench_search([suite], settings, path, result.append)
+    assert len(result) == 16
     assert [each["best"] for each in again] == [each["best"] for each in rows]
     clean, noisy = outcomes_of(again)
     assert (clean.noise, noisy.noise) == (0.0, 0.5)
@@ -119,9 +119,9 @@ def test_the_command_prints_json_and_refuses_unknown_arms(tmp_path, monkeypatch)
     monkeypatch.setattr(bench, "SYNTHETIC", f"synthetic {N}")
     monkeypatch.setattr(search_suites, "synthetic_suite", lambda: synthetic_suite(N, N))
     options = ("--units", "1", "--repeats", "1", "--synthetic-evaluations", "80", "--rows", tmp_path / "rows.jsonl")
-    said = call("bench", "search", "--arms", "sphere,random", *options, "--json", "--document", tmp_path / "d.md")
-    assert said.code == 0, said.err
-    assert [each["reference"] for each in said.json] == ["sphere", "sphere"]
+    result = call("bench", "search", "--arms", "sphere,random", *options, "--json", "--document", tmp_path / "d.md")
+    assert result.code == 0, result.err
+    assert [each["reference"] for each in result.json] == ["sphere", "sphere"]
     assert "SphereCMA" in (tmp_path / "d.md").read_text()
     assert len(list(tmp_path.glob("*.png"))) == 2
     assert len([json.loads(line) for line in (tmp_path / "rows.jsonl").open()]) == 4

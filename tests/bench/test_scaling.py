@@ -1,4 +1,4 @@
-"""How the rate of sweeps by one worker and by more is told."""
+"""The rate of sweeps by one worker and by more, as it is reported."""
 
 import json
 import os
@@ -80,10 +80,10 @@ def test_numbers_of_workers_that_make_no_sense_are_refused(workers):
 def test_two_workers_that_wait_most_of_their_time_are_nearly_twice_as_fast_as_one(tmp_path, monkeypatch):
     make_environment(tmp_path / "died")
     monkeypatch.setenv("PULLBACK_TEST_PLANNER", str(os.getpid()))
-    told = []
-    found = bench_scaling("toy_generators:sleepy", "mse", [1, 2], device="cpu", samples=8, say=told.append)
+    messages = []
+    found = bench_scaling("toy_generators:sleepy", "mse", [1, 2], device="cpu", samples=8, say=messages.append)
     assert [run["workers"] for run in found["runs"]] == [1, 2]
-    assert told[1].startswith("16 samples")
+    assert messages[1].startswith("16 samples")
     one, two = found["runs"]
     # they sleep, so that cores that are busy with other tests matter little
     assert 1.3 < two["samples_per_second"] / one["samples_per_second"] < 2.7

@@ -105,7 +105,7 @@ def test_the_table_says_the_same(compared):
     for note in ("it used gauss_newton", "not every metric passed its", "its error is that of the eigenvalues"):
         assert f"auto: {note}" in text
     assert "backprop: its times differ by a factor of 1.8; measure again" in text
-    assert "gauss_newton: " not in text  # nothing needs to be said about it
+    assert "gauss_newton: " not in text  # nothing to report
     assert result["device"] in text
 
 
@@ -121,28 +121,28 @@ def test_the_table_of_a_comparison_with_arpack_says_so(compared):
 
 def test_unknown_names_are_told_at_once_with_the_nearest(here, pullback):
     options = ["--generator", "dcgan-face", "--distance", "lpip", "--methods", "gauss_newton,lanzcos"]
-    said = pullback("bench", "metric", *options)
-    assert said.code == 2
-    assert said.out == ""
+    output = pullback("bench", "metric", *options)
+    assert output.code == 2
+    assert output.out == ""
     for hint in ("dcgan-faces", "lpips", "lanczos"):
-        assert f"did you mean '{hint}'?" in said.err
-    assert "loading" not in said.err
+        assert f"did you mean '{hint}'?" in output.err
+    assert "loading" not in output.err
 
 
 def test_a_factory_that_does_not_exist_is_bad_usage(here, pullback):
-    said = pullback("bench", "metric", "--generator", "own_generators:smoth", "--distance", "mse", "--device", "cpu")
-    assert said.code == 2
-    assert "did you mean 'smooth'?" in said.err
+    output = pullback("bench", "metric", "--generator", "own_generators:smoth", "--distance", "mse", "--device", "cpu")
+    assert output.code == 2
+    assert "did you mean 'smooth'?" in output.err
 
 
 def test_where_nothing_can_be_measured_the_reasons_are_told_and_the_exit_code_is_1(here, pullback):
     options = ["--distance", "ssim", "--methods", "backprop", "--device", "cpu", "--json"]
-    said = pullback("bench", "metric", "--generator", "own_generators:smooth", *options)
-    assert said.code == 1
-    entry = said.json["methods"]["backprop"]
+    output = pullback("bench", "metric", "--generator", "own_generators:smooth", *options)
+    assert output.code == 1
+    entry = output.json["methods"]["backprop"]
     assert entry["seconds"] is None
     assert "8 × 8 are too small for ssim" in entry["error"]  # so the user's module was found there, and called
-    assert "backprop failed: " in said.err
+    assert "backprop failed: " in output.err
 
 
 @pytest.mark.end_to_end
@@ -162,6 +162,6 @@ def test_ctrl_c_leaves_no_process(tmp_path):
 
 
 def test_a_simulation_of_no_gpus_is_bad_usage(pullback):
-    said = pullback("bench", "scheduler", "--gpus", "0")
-    assert said.code == 2
-    assert "Traceback" not in said.err
+    output = pullback("bench", "scheduler", "--gpus", "0")
+    assert output.code == 2
+    assert "Traceback" not in output.err

@@ -67,9 +67,9 @@ def test_a_statistics_figures_are_written_for_each_sweep_in_the_formats_asked_fo
 )
 def test_a_wrong_request_for_a_figure_is_bad_usage(pullback, here, monkeypatch, arguments):
     monkeypatch.setattr("pullback.cli.figures.open_others", lambda named: [None for _ in named])
-    said = pullback("figure", *arguments)
-    assert said.code == 2
-    assert "Traceback" not in said.err
+    result = pullback("figure", *arguments)
+    assert result.code == 2
+    assert "Traceback" not in result.err
 
 
 def test_a_report_puts_a_control_beside(pullback, sweeps, monkeypatch):

@@ -41,10 +41,10 @@ def test_a_checkpoint_is_shown_with_its_networks_and_the_one_that_is_taken(sever
 
 
 def test_what_is_ambiguous_is_refused_with_the_keys(several, pullback):
-    said = pullback("generators", "show", "two.pt")
-    assert said.code == 1
-    assert "netG_A, netG_B" in said.err
-    assert said.out == ""
+    result = pullback("generators", "show", "two.pt")
+    assert result.code == 1
+    assert "netG_A, netG_B" in result.err
+    assert result.out == ""
 
 
 def test_a_sweep_records_which_network_was_taken_and_another_is_another_sweep(several, job, pullback):
@@ -63,9 +63,9 @@ def test_a_sweep_records_which_network_was_taken_and_another_is_another_sweep(se
 
 
 def test_a_network_that_is_not_there_is_a_problem_of_the_job(several, job, pullback):
-    said = pullback("plan", job_of(job, "other", network="g_emma"))
-    assert said.code == 2 or said.code == 1
-    assert "did you mean 'g_ema'" in said.err
+    result = pullback("plan", job_of(job, "other", network="g_emma"))
+    assert result.code == 2 or result.code == 1
+    assert "did you mean 'g_ema'" in result.err
 
 
 OWN = """

@@ -29,9 +29,9 @@ def picture(here, monkeypatch):
 
 def test_the_code_of_a_picture_is_found_written_and_kept(pullback, picture):
     command = ("invert", "portrait.png", "--generator", "own_generators:smooth", *QUICK, "--output", "found")
-    said = pullback(*command, "--json")
-    assert said.code == 0, said.err
-    np.testing.assert_allclose(said.json["inversion"]["code"][0], picture, atol=0.05)
+    result = pullback(*command, "--json")
+    assert result.code == 0, result.err
+    np.testing.assert_allclose(result.json["inversion"]["code"][0], picture, atol=0.05)
     np.testing.assert_allclose(np.load("found/codes.npy")[0], picture, atol=0.05)
     assert Path("found/portrait.reconstruction.png").is_file()
     again = pullback(*command)
@@ -49,8 +49,8 @@ def test_the_commands_of_the_tutorial_run(pullback, picture):
     options = re.findall(r"^\| `(--[^`]+)` \|", page, flags=re.MULTILINE)
     assert len(options) >= 4
     words = [word for option in options if "condition" not in option for word in shlex.split(option)]
-    said = pullback("invert", "portrait.png", "--generator", "own_generators:smooth", *QUICK, *words)
-    assert said.code == 0, said.err
+    result = pullback("invert", "portrait.png", "--generator", "own_generators:smooth", *QUICK, *words)
+    assert result.code == 0, result.err
 
 
 @pytest.mark.parametrize(
@@ -65,19 +65,19 @@ def test_the_commands_of_the_tutorial_run(pullback, picture):
     ],
 )
 def test_a_wrong_call_is_one_message_without_traceback(pullback, picture, arguments):
-    said = pullback("invert", *arguments, "--distance", "mse", "--set", "samples=20", "--set", "held_out=false")
-    assert said.code in (1, 2)
-    assert "Traceback" not in said.err
-    assert said.err.count("error") == 1
+    result = pullback("invert", *arguments, "--distance", "mse", "--set", "samples=20", "--set", "held_out=false")
+    assert result.code in (1, 2)
+    assert "Traceback" not in result.err
+    assert result.err.count("error") == 1
 
 
 def test_a_sweep_gives_its_generator_distance_and_metric_and_another_one_is_refused(pullback, job, picture):
     assert pullback("run", job("mine.yaml"), "--serial").code == 0
     words = ("invert", "portrait.png", "--sweep", "sweeps/mine", *QUICK[2:])
-    said = pullback(*words, "--solver", "lbfgs_metric", "--json")
-    assert said.code == 0, said.err
-    assert said.json["inversion"]["distance"] == "mse"
-    np.testing.assert_allclose(said.json["inversion"]["code"][0], picture, atol=0.05)
+    result = pullback(*words, "--solver", "lbfgs_metric", "--json")
+    assert result.code == 0, result.err
+    assert result.json["inversion"]["distance"] == "mse"
+    np.testing.assert_allclose(result.json["inversion"]["code"][0], picture, atol=0.05)
     assert pullback(*words, "--generator", "own_generators:smooth").code == 0
     for other in ("own_generators:gaps", "toy_generators:smooth_of_twelve"):
         refused = pullback(*words, "--generator", other)

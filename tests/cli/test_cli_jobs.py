@@ -1,4 +1,4 @@
-"""`status --watch` and `logs --follow`, with states as a cluster might tell them."""
+"""`status --watch` and `logs --follow`, with states as a cluster might report them."""
 
 from dataclasses import replace
 
@@ -11,12 +11,12 @@ from pullback.driving.sweep_state import SweepState
 from pullback.errors import StoreError
 
 RUNNING = SweepState("running", "mine", planned=4, good=1, pending=3, snapshot="S")
-UNSURE = SweepState("stopped", "mine", planned=4, pending=4, message="cannot be told", unsure=True)
+UNSURE = SweepState("stopped", "mine", planned=4, pending=4, message="is not known", unsure=True)
 DONE = SweepState("done", "mine", planned=4, good=4, snapshot="S")
 
 
 @pytest.fixture
-def told(here, monkeypatch):
+def states(here, monkeypatch):
     """What `sweep_state_with_cluster` answers, one look after the other; the last one again and again."""
     answers = []
     monkeypatch.setattr(
@@ -26,21 +26,21 @@ def told(here, monkeypatch):
     return answers
 
 
-def test_a_status_before_the_first_result_says_so(pullback, told):
+def test_a_status_before_the_first_result_says_so(pullback, states):
     begun = DriverRecord("running", shards={"pending": 4}, workers={"ready": 1})
-    told += [replace(RUNNING, good=0, pending=4, driver=begun)]
-    said = pullback("status", "mine")
-    assert said.code == 0
-    assert "no results yet" in said.out
-    told[:] = [replace(RUNNING, driver=replace(begun, samples_per_second=0.5))]
+    states += [replace(RUNNING, good=0, pending=4, driver=begun)]
+    result = pullback("status", "mine")
+    assert result.code == 0
+    assert "no results yet" in result.out
+    states[:] = [replace(RUNNING, driver=replace(begun, samples_per_second=0.5))]
     assert "0.50 samples/s, 6 s left" in pullback("status", "mine").out
 
 
-def test_logs_of_a_sweep_that_only_begins_say_so_and_are_no_error(pullback, told):
-    told += [SweepState("submitted", "mine", planned=4, pending=4)]
-    said = pullback("logs", "mine")
-    assert (said.code, said.out) == (0, "")
-    assert "submitted: its driver" in said.err
+def test_logs_of_a_sweep_that_only_begins_say_so_and_are_no_error(pullback, states):
+    states += [SweepState("submitted", "mine", planned=4, pending=4)]
+    result = pullback("logs", "mine")
+    assert (result.code, result.out) == (0, "")
+    assert "submitted: its driver" in result.err
 
 
 def test_logs_of_a_clusters_driver_that_writes_on_its_own_disk_come_from_the_cluster(pullback, monkeypatch):
@@ -50,25 +50,25 @@ def test_logs_of_a_clusters_driver_that_writes_on_its_own_disk_come_from_the_clu
     assert pullback("logs", "s3://bucket/mine").out == "printed by pullback-0123456789abcdef-1\n"
 
 
-def test_a_watch_outlasts_a_cluster_that_does_not_answer_for_a_moment(pullback, told):
-    told += [RUNNING, UNSURE, UNSURE, RUNNING, DONE]
+def test_a_watch_outlasts_a_cluster_that_does_not_answer_for_a_moment(pullback, states):
+    states += [RUNNING, UNSURE, UNSURE, RUNNING, DONE]
     watched = pullback("status", "mine", "--watch", "--exit-code")
     assert watched.code == 0
     assert "4 good" in watched.out
 
 
-def test_a_watch_ends_when_a_cluster_stays_silent_and_at_once_when_it_never_answered(pullback, told, monkeypatch):
-    told += [UNSURE]
+def test_a_watch_ends_when_a_cluster_stays_silent_and_at_once_when_it_never_answered(pullback, states, monkeypatch):
+    states += [UNSURE]
     assert pullback("status", "mine", "--watch", "--exit-code").code == 1
     monkeypatch.setattr("pullback.cli.jobs._SILENCE_SECONDS", 0.05)
-    told[:] = [RUNNING, UNSURE]
+    states[:] = [RUNNING, UNSURE]
     watched = pullback("status", "mine", "--watch", "--exit-code")
     assert watched.code == 1
-    assert "cannot be told" in watched.out
+    assert "is not known" in watched.out
 
 
-def test_a_watch_goes_on_when_the_jobs_file_is_edited_or_removed(pullback, job, told, here, monkeypatch):
-    told += [RUNNING, RUNNING, DONE]
+def test_a_watch_goes_on_when_the_jobs_file_is_edited_or_removed(pullback, job, states, here, monkeypatch):
+    states += [RUNNING, RUNNING, DONE]
     job("job.yaml")
     sweep_state_with_cluster = jobs.sweep_state_with_cluster
 
@@ -80,8 +80,8 @@ def test_a_watch_goes_on_when_the_jobs_file_is_edited_or_removed(pullback, job, 
     assert pullback("status", "job.yaml", "--watch", "--exit-code").code == 0
 
 
-def test_a_watch_outlasts_a_store_that_cannot_be_read_for_a_moment(pullback, told, monkeypatch):
-    told += [RUNNING, DONE]
+def test_a_watch_outlasts_a_store_that_cannot_be_read_for_a_moment(pullback, states, monkeypatch):
+    states += [RUNNING, DONE]
     sweep_state_with_cluster, looks = jobs.sweep_state_with_cluster, []
 
     def failing(store, reader):
@@ -94,8 +94,8 @@ def test_a_watch_outlasts_a_store_that_cannot_be_read_for_a_moment(pullback, tol
     assert pullback("status", "mine", "--watch", "--exit-code").code == 0
 
 
-def test_following_says_that_there_is_nothing_yet_and_prints_each_line_once(pullback, told, here, monkeypatch):
-    told += [RUNNING, RUNNING, RUNNING, UNSURE, RUNNING, DONE]
+def test_following_says_that_there_is_nothing_yet_and_prints_each_line_once(pullback, states, here, monkeypatch):
+    states += [RUNNING, RUNNING, RUNNING, UNSURE, RUNNING, DONE]
     looks, sweep_state_with_cluster = [], jobs.sweep_state_with_cluster
 
     def writing(store, reader):

@@ -42,10 +42,10 @@ def forget():
 
 
 def test_a_clean_sweep_leaves_with_0(ran, pullback):
-    said = pullback("audit", SWEEP)
-    assert (said.code, said.out) == (0, "")
-    assert said.err.splitlines()[-1].startswith("clean: ")
-    assert "shards read: 3 of 3" in said.err
+    result = pullback("audit", SWEEP)
+    assert (result.code, result.out) == (0, "")
+    assert result.err.splitlines()[-1].startswith("clean: ")
+    assert "shards read: 3 of 3" in result.err
     shown = pullback("audit", SWEEP, "--json")
     assert shown.code == 0
     assert shown.json["clean"] is True
@@ -63,10 +63,10 @@ def test_what_is_damaged_is_told_repaired_and_computed_again_to_the_last_bit(ran
     (entry,) = found.json["damages"]
     assert (entry["array"], entry["kind"]) == (array, kind)
     assert found.json["lost_shards"] == [entry["shard"]]
-    said = pullback("audit", SWEEP)
-    assert said.code == 1
-    assert f"shard {entry['shard']}: {array} {kind}" in said.out
-    (repair,) = said.next_commands()
+    result = pullback("audit", SWEEP)
+    assert result.code == 1
+    assert f"shard {entry['shard']}: {array} {kind}" in result.out
+    (repair,) = result.next_commands()
     assert repair == "pullback audit sweeps/mine --repair"
     repaired = pullback(*repair.split()[1:])
     assert repaired.code == 0
@@ -81,18 +81,18 @@ def test_what_is_damaged_is_told_repaired_and_computed_again_to_the_last_bit(ran
 def test_a_repair_of_a_sweep_that_is_driven_is_refused(ran, pullback):
     tear()
     with driver_lock(SWEEP):
-        said = pullback("audit", SWEEP, "--repair")
-    assert said.code == 1
-    assert "held by" in said.err
+        result = pullback("audit", SWEEP, "--repair")
+    assert result.code == 1
+    assert "held by" in result.err
     assert open_sweep(SWEEP).status().pending == 0
 
 
 def test_a_repair_says_in_json_that_it_was_made(ran, pullback):
     tear()
-    said = pullback("audit", SWEEP, "--repair", "--json")
-    assert said.code == 0
-    assert said.json["repaired"] is True
-    assert len(said.json["lost_shards"]) == 1
+    result = pullback("audit", SWEEP, "--repair", "--json")
+    assert result.code == 0
+    assert result.json["repaired"] is True
+    assert len(result.json["lost_shards"]) == 1
 
 
 def test_what_a_killed_worker_left_is_removed_when_it_is_old(ran, pullback):
@@ -105,9 +105,9 @@ def test_what_a_killed_worker_left_is_removed_when_it_is_old(ran, pullback):
     os.utime(orphan, (0, 0))
     planned = pullback("gc", SWEEP, "--dry-run", "--json").json
     assert (planned["chunks"], planned["bytes"], planned["dry_run"], orphan.exists()) == (1, 5000, True, True)
-    said = pullback("gc", SWEEP, "--older-than", "12h")
-    assert (said.code, orphan.exists()) == (0, False)
-    assert "removed 1 chunks, 0 manifests and 0 snapshots: 4.88 KiB" in said.out
+    result = pullback("gc", SWEEP, "--older-than", "12h")
+    assert (result.code, orphan.exists()) == (0, False)
+    assert "removed 1 chunks, 0 manifests and 0 snapshots: 4.88 KiB" in result.out
     assert numbers().identical(clean)
 
 
@@ -122,9 +122,9 @@ def test_earlier_commits_are_forgotten_only_when_asked_for(ran, pullback):
     assert pullback("audit", SWEEP, "--repair").code == 0
     assert pullback("run", "mine.yaml", "--serial").code == 0
     assert pullback("analyze", SWEEP).code == 0
-    said = pullback("gc", SWEEP, "--older-than", "0s", "--expire", "0s")
-    assert said.code == 0
-    assert re.search(r"expired [1-9]\d* .* [1-9]\d* analyses", said.out)
+    result = pullback("gc", SWEEP, "--older-than", "0s", "--expire", "0s")
+    assert result.code == 0
+    assert re.search(r"expired [1-9]\d* .* [1-9]\d* analyses", result.out)
     assert pullback("show", SWEEP, "--snapshot", first).code == 1
     assert len(list((SWEEP / "snapshots").iterdir())) < kept
     assert numbers().identical(clean)
@@ -133,16 +133,16 @@ def test_earlier_commits_are_forgotten_only_when_asked_for(ran, pullback):
 
 @pytest.mark.parametrize("age", ["tomorrow", "1", "-1d", "1 fortnight", "99999999999999d"])
 def test_what_is_no_age_is_bad_usage(ran, pullback, age):
-    said = pullback("gc", SWEEP, "--older-than", age)
-    assert said.code == 2
-    assert "30min, 12h, 1d or 2w" in " ".join(said.err.replace("│", " ").split())
+    result = pullback("gc", SWEEP, "--older-than", age)
+    assert result.code == 2
+    assert "30min, 12h, 1d or 2w" in " ".join(result.err.replace("│", " ").split())
 
 
 @pytest.mark.parametrize("command", ["audit", "gc"])
 def test_a_sweep_that_is_not_there_is_one_line(here, pullback, command):
-    said = pullback(command, "sweeps/nowhere")
-    assert said.code == 1
-    assert said.err.startswith("error: no sweep at sweeps/nowhere")
+    result = pullback(command, "sweeps/nowhere")
+    assert result.code == 1
+    assert result.err.startswith("error: no sweep at sweeps/nowhere")
 
 
 def test_a_table_of_much_damage_is_cut_and_json_is_not(here, job, pullback, monkeypatch):
@@ -168,10 +168,10 @@ def test_a_sweep_whose_last_commit_was_lost_is_listed_shown_and_gone_on_with(ran
     for command in (("ls",), ("show", SWEEP), ("status", SWEEP), ("audit", SWEEP), ("snapshots", SWEEP)):
         monkeypatch.setattr(opening, "_warned", set())
         caplog.clear()
-        said = pullback(*command, "--json")
-        assert said.code == (1 if command[0] == "audit" else 0), said.err
+        result = pullback(*command, "--json")
+        assert result.code == (1 if command[0] == "audit" else 0), result.err
         assert any(before in record.getMessage() for record in caplog.records), command
-        assert said.json
+        assert result.json
     assert pullback("show", SWEEP, "--snapshot", before, "--json").json["snapshot"] == before
     if first == "audit":
         repaired = pullback("audit", SWEEP, "--repair")

@@ -58,8 +58,8 @@ def test_two_drivers_of_a_sweep_in_an_object_store_both_end_well(bucket, here, j
     job("there.yaml", store=f"{bucket}/mine", samples={"count": 30})
     command = [sys.executable, "-m", "pullback", "run", "there.yaml", "--serial"]
     drivers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [driver.communicate(timeout=200)[1] for driver in drivers]
-    assert [driver.returncode for driver in drivers] == [0, 0], said
+    result = [driver.communicate(timeout=200)[1] for driver in drivers]
+    assert [driver.returncode for driver in drivers] == [0, 0], result
     assert pullback("show", f"{bucket}/mine", "--json").json["samples"]["good"] == 30
     assert pullback("audit", f"{bucket}/mine").code == 0
 
@@ -67,9 +67,9 @@ def test_two_drivers_of_a_sweep_in_an_object_store_both_end_well(bucket, here, j
 def test_a_server_that_does_not_answer_is_one_line(bucket, here, pullback, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     for command in ("show", "ls", "analyze", "audit", "gc"):
-        said = pullback(command, f"{bucket}/mine")
-        assert said.code == 1
-        assert said.err.startswith(f"error: {bucket}/mine cannot be reached: nothing answers at AWS_ENDPOINT_URL")
+        result = pullback(command, f"{bucket}/mine")
+        assert result.code == 1
+        assert result.err.startswith(f"error: {bucket}/mine cannot be reached: nothing answers at AWS_ENDPOINT_URL")
 
 
 def test_a_sweep_is_seen_and_cancelled_from_another_machine(bucket, here, job, pullback, monkeypatch):
@@ -91,8 +91,8 @@ def test_a_sweep_is_seen_and_cancelled_from_another_machine(bucket, here, job, p
             time.sleep(0.2)
         assert state.json["driver"]["pid"] == driver.pid
         assert "attached" in pullback("submit", "there.yaml").err, "no second driver beside it"
-        told = pullback("logs", f"{bucket}/mine")
-        assert (told.code, "where its driver started" in told.err) == (1, True)
+        logs = pullback("logs", f"{bucket}/mine")
+        assert (logs.code, "where its driver started" in logs.err) == (1, True)
         assert pullback("cancel", f"{bucket}/mine").code == 0
         assert pullback("status", f"{bucket}/mine", "--json").json["state"] == "cancelling"
         assert driver.wait(60) == 130

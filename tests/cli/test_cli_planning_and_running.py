@@ -34,12 +34,12 @@ def contents(folder):
 def test_a_plan_tells_what_will_be_done_and_writes_nothing(here, pullback, job):
     path = job("mine.yaml", samples={"count": 1000}, metric={"components": 4})
     before = contents(here)
-    said = pullback("plan", path)
-    assert said.code == 0
-    assert re.search(r"1000 codes .*n = 6, 4 eigenpairs", said.out)
-    assert "500 of 2 samples" in said.out
-    assert "measured here" in said.out
-    assert said.next_commands() == ["pullback run mine.yaml"]
+    result = pullback("plan", path)
+    assert result.code == 0
+    assert re.search(r"1000 codes .*n = 6, 4 eigenpairs", result.out)
+    assert "500 of 2 samples" in result.out
+    assert "measured here" in result.out
+    assert result.next_commands() == ["pullback run mine.yaml"]
     assert contents(here) == before
 
 
@@ -76,12 +76,12 @@ def test_a_job_runs_and_the_same_again_has_nothing_to_do(here, pullback, job):
 
 
 def test_progress_off_a_terminal_is_plain_lines(here, pullback, job):
-    said = pullback("run", job("mine.yaml"), "--serial")
-    lines = [line for line in said.err.splitlines() if line.startswith("samples: ")]
+    result = pullback("run", job("mine.yaml"), "--serial")
+    lines = [line for line in result.err.splitlines() if line.startswith("samples: ")]
     assert lines[0].startswith("samples: 0 of 5")
     assert lines[-1].startswith("samples: 5 of 5")
     assert "0 quarantined" in lines[-1]
-    assert "\x1b" not in said.err
+    assert "\x1b" not in result.err
 
 
 def test_quarantined_samples_give_an_exit_code_of_their_own_every_time(here, pullback, job):
@@ -114,10 +114,10 @@ def test_an_interrupted_run_says_how_to_go_on_and_going_on_ends_it(here, pullbac
 
     with monkeypatch.context() as patch:
         patch.setattr(pool_protocol, "serial_pool", interrupted)
-        said = pullback("run", path, "--serial")
-    assert said.code == 130
-    assert "interrupted: 2 of 5 samples" in said.err
-    assert said.next_commands() == ["pullback run mine.yaml"]
+        result = pullback("run", path, "--serial")
+    assert result.code == 130
+    assert "interrupted: 2 of 5 samples" in result.err
+    assert result.next_commands() == ["pullback run mine.yaml"]
     status = pullback("show", "sweeps/mine", "--json").json["samples"]
     assert status == {"planned": 5, "good": 2, "quarantined": 0, "pending": 3}
     rest = pullback("run", path, "--serial")
@@ -146,7 +146,7 @@ def test_the_parser_of_these_tests_refuses_what_is_no_command():
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"samples": {"count": 0}}, "samples.count"),
         ({"distance": "lpip"}, "did you mean 'lpips'"),
@@ -159,37 +159,37 @@ def test_the_parser_of_these_tests_refuses_what_is_no_command():
     ],
 )
 @pytest.mark.parametrize("command", [("plan",), ("run", "--serial")])
-def test_a_bad_job_is_one_message_and_leaves_nothing(here, pullback, job, command, changes, told):
+def test_a_bad_job_is_one_message_and_leaves_nothing(here, pullback, job, command, changes, message):
     path = job("bad.yaml", **changes)
     before = contents(here)
-    said = pullback(command[0], path, *command[1:])
-    assert said.code == 2
-    assert said.out == ""
-    assert said.err.startswith("error: bad.yaml: 1 problem")
-    assert told in said.err
-    assert "Traceback" not in said.err
+    result = pullback(command[0], path, *command[1:])
+    assert result.code == 2
+    assert result.out == ""
+    assert result.err.startswith("error: bad.yaml: 1 problem")
+    assert message in result.err
+    assert "Traceback" not in result.err
     assert contents(here) == before
 
 
 def test_all_problems_of_a_job_are_told_together(here, pullback, job):
-    said = pullback("plan", job("bad.yaml", samples={"count": 0, "seed": -1}, metrik={}))
-    assert said.code == 2
-    assert "3 problems" in said.err
-    assert all(word in said.err for word in ("samples.count", "samples.seed", "metrik"))
+    result = pullback("plan", job("bad.yaml", samples={"count": 0, "seed": -1}, metrik={}))
+    assert result.code == 2
+    assert "3 problems" in result.err
+    assert all(word in result.err for word in ("samples.count", "samples.seed", "metrik"))
 
 
 def test_a_job_file_that_is_not_there_is_bad_usage(here, pullback):
-    said = pullback("run", "absent.yaml", "--serial")
-    assert said.code == 2
-    assert "absent.yaml" in said.err
+    result = pullback("run", "absent.yaml", "--serial")
+    assert result.code == 2
+    assert "absent.yaml" in result.err
     assert contents(here) == ["own_generators.py"]
 
 
 def test_another_sweep_at_the_same_path_is_refused(here, pullback, job):
     pullback("run", job("mine.yaml"), "--serial")
-    said = pullback("run", job("mine.yaml", samples={"count": 6}), "--serial")
-    assert said.code == 2
-    assert "samples.count (5 there, 6 here)" in said.err
+    result = pullback("run", job("mine.yaml", samples={"count": 6}), "--serial")
+    assert result.code == 2
+    assert "samples.count (5 there, 6 here)" in result.err
     assert open_sweep("sweeps/mine").status().good == 5
 
 
@@ -200,12 +200,12 @@ def test_missing_weights_are_told_with_the_way_to_get_them(here, pullback, job, 
     monkeypatch.setenv("TORCH_HOME", str(here / "empty"))
     monkeypatch.setattr("pullback.weights.manifest.importlib.util.find_spec", lambda name: None)
     path = job("faces.yaml", generator="dcgan-faces")
-    said = pullback("run", path, "--serial")
-    assert said.code == 2
-    assert "not on this machine" in said.err
-    assert f"{here / 'empty'}" in said.err
-    assert "Traceback" not in said.err
-    commands = [line.split("`")[1] for line in said.err.splitlines() if "`pullback weights fetch" in line]
+    result = pullback("run", path, "--serial")
+    assert result.code == 2
+    assert "not on this machine" in result.err
+    assert f"{here / 'empty'}" in result.err
+    assert "Traceback" not in result.err
+    commands = [line.split("`")[1] for line in result.err.splitlines() if "`pullback weights fetch" in line]
     assert commands == ["pullback weights fetch dcgan-faces"]
     assert parse(commands[0]).params["names"] == ["dcgan-faces"]
     generators = {row["name"]: row["here"] for row in pullback("generators", "list", "--json").json}
@@ -217,24 +217,24 @@ def test_missing_weights_are_told_with_the_way_to_get_them(here, pullback, job, 
 
 def test_a_jobs_weights_are_looked_for_where_it_says(here, pullback, job):
     path = job("faces.yaml", generator={"name": "dcgan-faces", "weights": "absent.pth"})
-    said = pullback("plan", path)
-    assert said.code == 2
-    assert "generator: " in said.err
-    assert "absent.pth" in said.err
+    result = pullback("plan", path)
+    assert result.code == 2
+    assert "generator: " in result.err
+    assert "absent.pth" in result.err
 
 
 def test_help_is_there_for_every_command(pullback):
-    said = pullback("--help")
-    assert said.code == 0
+    result = pullback("--help")
+    assert result.code == 0
     for command in ("plan", "run", "ls", "show", "export", "analyze", "report", "generators", "weights"):
-        assert command in said.out
+        assert command in result.out
         assert pullback(command, "--help").code == 0
 
 
 def test_an_unknown_command_is_bad_usage(pullback):
-    said = pullback("rnu")
-    assert said.code == 2
-    assert "rnu" in said.err
+    result = pullback("rnu")
+    assert result.code == 2
+    assert "rnu" in result.err
 
 
 def test_the_console_script_leaves_with_the_same_codes(here, job):

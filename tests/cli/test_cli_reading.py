@@ -17,10 +17,10 @@ from stored_sweeps import LAYOUT, commit, record_of
 
 
 def test_show_as_json_keeps_its_promises(done, pullback):
-    said = pullback("show", "sweeps/mine", "--json")
-    assert said.code == 0
-    assert said.err == ""
-    shown = said.json
+    result = pullback("show", "sweeps/mine", "--json")
+    assert result.code == 0
+    assert result.err == ""
+    shown = result.json
     assert shown["name"] == "mine"
     assert shown["samples"] == {"planned": 5, "good": 5, "quarantined": 0, "pending": 0}
     assert shown["generator"] == "own_generators:smooth"
@@ -43,9 +43,9 @@ def test_show_counts_quarantined_samples_by_their_reason(done, pullback):
 
 
 def test_show_as_a_table_says_the_same(done, pullback):
-    said = pullback("show", "sweeps/mine")
-    assert said.code == 0
-    text = " ".join(said.out.split())
+    result = pullback("show", "sweeps/mine")
+    assert result.code == 0
+    text = " ".join(result.out.split())
     assert "5 good of 5 planned, 0 pending, 0 quarantined" in text
     assert "own_generators:smooth" in text
     assert open_sweep("sweeps/mine").snapshot in text
@@ -81,17 +81,17 @@ def test_ls_lists_what_was_submitted_and_has_no_results_yet(done, pullback):
 
 
 def test_ls_of_an_empty_folder_is_empty_and_no_error(here, pullback):
-    said = pullback("ls")
-    assert (said.code, said.out) == (0, "")
-    assert "no sweeps in sweeps" in said.err
+    result = pullback("ls")
+    assert (result.code, result.out) == (0, "")
+    assert "no sweeps in sweeps" in result.err
     as_json = pullback("ls", "--json")
     assert (as_json.code, as_json.json) == (0, [])
 
 
 def test_analyze_as_json_keeps_its_promises(done, pullback):
-    said = pullback("analyze", "sweeps/mine", "--draws", 20, "--json")
-    assert said.code == 0
-    analysis = said.json
+    result = pullback("analyze", "sweeps/mine", "--draws", 20, "--json")
+    assert result.code == 0
+    analysis = result.json
     values = open_sweep("sweeps/mine").dataset().eigenvalue.values
     assert analysis["samples"] == 5
     np.testing.assert_allclose(analysis["anisotropy"]["mean_spectrum"], values.mean(axis=0), rtol=1e-12)
@@ -128,11 +128,11 @@ def test_nan_is_never_printed_as_json(done, pullback, monkeypatch):
 
 
 def test_analyze_as_a_table_suggests_the_report(done, pullback):
-    said = pullback("analyze", "sweeps/mine", "--draws", 20)
-    assert said.code == 0
-    assert "Anisotropy" in said.out
-    assert "Homogeneity" in said.out
-    assert said.next_commands() == ["pullback report sweeps/mine --draws 20"]
+    result = pullback("analyze", "sweeps/mine", "--draws", 20)
+    assert result.code == 0
+    assert "Anisotropy" in result.out
+    assert "Homogeneity" in result.out
+    assert result.next_commands() == ["pullback report sweeps/mine --draws 20"]
     assert pullback("analyze", "sweeps/mine").next_commands() == ["pullback report sweeps/mine"]
     blocks = ("--statistic", "blocks", "--blocks", "{a: [0, 2], b: [2, 6]}")
     suggested = pullback("analyze", "sweeps/mine", "--draws", 20, *blocks).next_commands()
@@ -167,9 +167,9 @@ def test_analyze_leaves_quarantined_samples_out(done, pullback):
 
 
 def test_export_writes_what_xarray_opens(done, pullback):
-    said = pullback("export", "sweeps/mine", "out.zarr")
-    assert (said.code, said.out) == (0, "")
-    call = next(line for line in said.err.splitlines() if "open it with" in line).partition("xarray.")[2]
+    result = pullback("export", "sweeps/mine", "out.zarr")
+    assert (result.code, result.out) == (0, "")
+    call = next(line for line in result.err.splitlines() if "open it with" in line).partition("xarray.")[2]
     exported = eval(f"xr.{call}", {"xr": xr})
     stored = open_sweep("sweeps/mine").dataset(only_good=False)
     for name in ("latent", "eigenvalue", "eigenvector", "status"):
@@ -181,11 +181,11 @@ def test_export_writes_what_xarray_opens(done, pullback):
 
 @pytest.mark.parametrize("command", ["show", "analyze", "export", "report"])
 def test_a_sweep_that_is_not_there_is_told_with_the_nearest_that_is(done, pullback, command):
-    said = pullback(command, "sweeps/mien", *(["x.zarr"] if command == "export" else []))
-    assert said.code == 1
-    assert said.out == ""
-    assert "no sweep at sweeps/mien; did you mean sweeps/mine?" in said.err
-    assert "Traceback" not in said.err
+    result = pullback(command, "sweeps/mien", *(["x.zarr"] if command == "export" else []))
+    assert result.code == 1
+    assert result.out == ""
+    assert "no sweep at sweeps/mien; did you mean sweeps/mine?" in result.err
+    assert "Traceback" not in result.err
     assert not (done / "sweeps" / "mien").exists()
     assert not (done / "x.zarr").exists()
 
@@ -249,9 +249,9 @@ def test_a_store_whose_provenance_says_little_or_nonsense_is_still_read(here, pu
     store = create(Path("sweeps/odd"), LAYOUT, provenance)
     commit(store, record_of(LAYOUT, 0))
     arguments = {"ls": ["ls"], "export": ["export", "sweeps/odd", "odd.zarr"]}.get(command, [command, "sweeps/odd"])
-    said = pullback(*arguments)
-    assert "Traceback" not in said.err
-    assert said.code in (0, 1, 3)
+    result = pullback(*arguments)
+    assert "Traceback" not in result.err
+    assert result.code in (0, 1, 3)
     if command in ("ls", "show"):
-        assert said.code == 0
+        assert result.code == 0
         assert pullback(*arguments, "--json").code == 0

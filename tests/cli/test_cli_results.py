@@ -92,8 +92,8 @@ def test_a_wrong_job_of_each_kind_is_bad_usage_with_the_nearest_value(pullback, 
     for file, old, new in ((files[0], "tally", "taly"), (files[1], "stroll", "strol")):
         Path(file).write_text(Path(file).read_text().replace(old, new))
         for verb in ("plan", "run", "submit", "status", "logs", "cancel"):
-            said = pullback(verb, file)
-            assert (said.code, f"did you mean '{old}'?" in said.err) == (2, True), verb
+            printed = pullback(verb, file)
+            assert (printed.code, f"did you mean '{old}'?" in printed.err) == (2, True), verb
 
 
 def test_apply_has_a_subcommand_for_each_application_with_its_options(pullback, files):
@@ -145,12 +145,12 @@ def test_apply_gives_the_cached_result_of_the_job(pullback, files):
     ],
 )
 def test_a_wrong_call_of_apply_is_bad_usage(pullback, files, arguments, text):
-    said = pullback("apply", *arguments)
-    assert said.code == 2
-    assert text.lower() in said.err.lower()
+    printed = pullback("apply", *arguments)
+    assert printed.code == 2
+    assert text.lower() in printed.err.lower()
 
 
 def test_an_application_of_a_generator_alone_needs_no_sweep(pullback, files):
-    said = pullback("apply", "colour", "--generator", "own_generators:smooth", "--json")
-    assert said.code == 0
-    assert 0 < said.json["colour"]["mean"] < 1
+    printed = pullback("apply", "colour", "--generator", "own_generators:smooth", "--json")
+    assert printed.code == 0
+    assert 0 < printed.json["colour"]["mean"] < 1

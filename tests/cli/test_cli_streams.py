@@ -169,8 +169,8 @@ def test_names_are_whole_at_every_width(folder, monkeypatch, name, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     monkeypatch.setenv("TERM", "dumb")
-    said = call(*{**READING, **OTHERS}[name])
-    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", said.out + said.err)
+    result = call(*{**READING, **OTHERS}[name])
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", result.out + result.err)
     wanted = {
         "ls": ["mine", "toy_generators:smooth", STORE],
         "show": ["toy_generators:smooth", STORE.split()[1]],
@@ -181,8 +181,8 @@ def test_names_are_whole_at_every_width(folder, monkeypatch, name, columns):
         "weights": ["trunk-squeeze"],
     }.get(name, [])
     assert [each for each in wanted if each not in text] == []
-    shown_words = {word for line in said.out.splitlines() for word in line.split()}
-    for line in said.out.splitlines():
+    shown_words = {word for line in result.out.splitlines() for word in line.split()}
+    for line in result.out.splitlines():
         plain = Text.from_ansi(line)
         assert plain.cell_len <= columns or len(line.split()) <= 5 or max(map(len, shown_words)) > columns / 2, line
 

@@ -26,9 +26,9 @@ def flat(here, job, pullback):
     """The lines of a run of a sweep of which some metrics are zero."""
     (here / "flat_generators.py").write_text(FLAT)
     job("job.yaml", generator="flat_generators:build", samples={"count": 12, "seed": 1}, name="flat")
-    said = pullback("run", "job.yaml", "--serial")
-    assert said.code in (0, 4)
-    return said
+    result = pullback("run", "job.yaml", "--serial")
+    assert result.code in (0, 4)
+    return result
 
 
 def test_zero_metrics_are_named_by_run_show_and_analyze(flat, pullback):
@@ -84,16 +84,16 @@ def test_export_writes_what_the_ending_says(done, pullback, name, kind):
 
 
 def test_export_refuses_another_ending(done, pullback):
-    said = pullback("export", "sweeps/mine", "out.xlsx")
-    assert said.code == 1
-    assert ".csv" in said.err
+    result = pullback("export", "sweeps/mine", "out.xlsx")
+    assert result.code == 1
+    assert ".csv" in result.err
     assert not (done / "out.xlsx").exists()
 
 
 @pytest.mark.parametrize(
-    ("metric", "said"), [({"method": "lanczos", "components": 2}, True), ({"components": 6}, False)]
+    ("metric", "partial"), [({"method": "lanczos", "components": 2}, True), ({"components": 6}, False)]
 )
-def test_plan_says_where_the_mean_metric_will_be_of_a_part(here, job, pullback, metric, said):
+def test_plan_says_where_the_mean_metric_will_be_of_a_part(here, job, pullback, metric, partial):
     job("job.yaml", name="cut", metric=metric)
     table = " ".join(pullback("plan", "job.yaml").out.split())
-    assert ("this part only" in table) == said
+    assert ("this part only" in table) == partial

@@ -1,4 +1,4 @@
-"""The driver on a cluster and what is said of it from outside, without a Ray."""
+"""The driver on a cluster and what is recorded of it, without a Ray."""
 
 import json
 import sys
@@ -80,9 +80,9 @@ def test_a_driver_takes_the_job_of_a_file_or_of_its_environment(folder, monkeypa
 def test_a_driver_refuses_a_folder_that_it_does_not_share_with_the_submitter(folder, monkeypatch, capsys):
     monkeypatch.setenv(jobs.JOB_VARIABLE, job_of().model_dump_json(exclude_none=True))
     assert driver.main() == 1
-    said = capsys.readouterr().out
-    assert said.startswith("error: mine is not on a disk that the cluster's head shares")
-    assert "nothing was computed" in said
+    printed = capsys.readouterr().out
+    assert printed.startswith("error: mine is not on a disk that the cluster's head shares")
+    assert "nothing was computed" in printed
     assert list(folder.iterdir()) == []
 
 
@@ -144,17 +144,17 @@ def test_a_job_for_gpus_is_identified_on_a_machine_without(folder, monkeypatch):
 
 def test_a_cluster_whose_files_differ_from_the_submitters_computes_nothing_and_names_them(folder, monkeypatch):
     found = identify(job_of(device="cpu"))
-    told = jobs._inputs(found)
-    monkeypatch.setenv(jobs.INPUTS_VARIABLE, told)
+    inputs = jobs._inputs(found)
+    monkeypatch.setenv(jobs.INPUTS_VARIABLE, inputs)
     planned = make_plan(job_of(device="cpu"))
     assert driver._as_submitted(planned) is planned
-    recorded = json.loads(told)
+    recorded = json.loads(inputs)
     recorded["weights"]["toy_generators (source)"] = "0" * 64
     recorded["inputs"]["sources"]["toy_generators.py"] = "0" * 64
     monkeypatch.setenv(jobs.INPUTS_VARIABLE, json.dumps(recorded))
     with pytest.raises(SweepError, match=r"toy_generators \(source\) on .* is not what the job was submitted with"):
         driver._as_submitted(planned)
-    recorded = json.loads(told)
+    recorded = json.loads(inputs)
     recorded["inputs"]["built"]["generator: tensor matrix"] = "0" * 16
     monkeypatch.setenv(jobs.INPUTS_VARIABLE, json.dumps(recorded))
     with pytest.raises(SweepError, match="tensor matrix"):
@@ -166,13 +166,13 @@ class Job:
     """What Ray's client gives of a job."""
 
     submission_id: str
-    said: str
+    value: str
     driver_exit_code: int | None = None
     message: str = ""
 
     @property
     def status(self):
-        return SimpleNamespace(value=self.said)
+        return SimpleNamespace(value=self.value)
 
 
 class Cluster:
@@ -197,14 +197,14 @@ class Cluster:
         self.known.append(Job(what["submission_id"], "PENDING"))
 
 
-def told(life="submitted", number=1, ago=100, **changes) -> DriverRecord:
+def driver_record(life="submitted", number=1, ago=100, **changes) -> DriverRecord:
     """A record as it was written so many seconds ago."""
     facts = {"updated": time.time() - ago, "address": "http://head:8265", **changes}
     return DriverRecord(life, submission=f"pullback-{SWEEP}-{number}", **facts)
 
 
-def attempt(said, number=1, **facts) -> Job:
-    return Job(f"pullback-{SWEEP}-{number}", said, **facts)
+def attempt(value, number=1, **facts) -> Job:
+    return Job(f"pullback-{SWEEP}-{number}", value, **facts)
 
 
 AWAY = {"host": "another", "pid": 7, "began": 1.0}
@@ -228,7 +228,7 @@ LOG = f"Running entrypoint for job x: {jobs.ENTRYPOINT}\nerror: one\nerror: of y
         ({"ago": 0}, [], "submitted", ""),
         ({"number": 2}, [attempt("STOPPED")], "stopped", "knows nothing of it"),
         ({}, [attempt("STOPPED"), attempt("RUNNING", 2)], "starting", ""),
-        # a driver that tells of itself
+        # a driver that writes its record
         ({"life": "running", "ago": 0, **AWAY}, [attempt("SUCCEEDED")], "running", ""),
         ({"life": "running", "ago": LATELY, **AWAY}, [attempt("RUNNING")], "running", ""),
         (
@@ -245,7 +245,7 @@ LOG = f"Running entrypoint for job x: {jobs.ENTRYPOINT}\nerror: one\nerror: of y
 )
 def test_a_driver_on_a_cluster_is_told_of_rightly(folder, monkeypatch, record, known, state, message):
     monkeypatch.setattr(jobs, "_client", lambda address, seconds: Cluster(*known, log=LOG))
-    write_record("mine", told(**record))
+    write_record("mine", driver_record(**record))
     found = jobs.sweep_state_with_cluster("mine")
     assert (found.state, message in found.message) == (state, True), found
 
@@ -262,14 +262,14 @@ def test_what_is_gone_on_with_is_a_new_submission_and_what_runs_is_not(folder, m
     assert read_record("mine").submission.endswith("-1"), "as from another machine"
     assert jobs.cancel("mine")
     assert cluster.stopped == [f"pullback-{sweep.sweep_id}-1"]
-    cluster.known[0].said = "STOPPED"
+    cluster.known[0].value = "STOPPED"
     assert not jobs.cancel("mine")
     sidecar_path("mine", "cancel").touch()
     assert jobs.submit_to("http://head:8265", sweep)
     assert [job.submission_id[-2:] for job in cluster.known] == ["-1", "-2"]
     assert read_record("mine").submission.endswith("-2")
     assert not sidecar_path("mine", "cancel").exists(), "a wish of before would stop it at once"
-    # a driver that has told of its end, which Ray does not know yet
+    # a driver that has recorded its end, which Ray does not know yet
     write_record("mine", replace(read_record("mine"), life="cancelled"))
     assert not jobs.cancel("mine")
     assert jobs.submit_to("http://head:8265", sweep)
@@ -297,7 +297,7 @@ def test_a_submission_that_fails_leaves_everything_as_it_was(folder, monkeypatch
     cluster = Cluster()
     cluster.submit_job = lambda **what: (_ for _ in ()).throw(RuntimeError("no room"))
     monkeypatch.setattr(jobs, "_client", lambda address, seconds: cluster)
-    for earlier in (None, told("cancelled")):
+    for earlier in (None, driver_record("cancelled")):
         if earlier is not None:
             write_record("mine", earlier)
         with pytest.raises(SweepError, match=r"refuses: no room\nNothing was started"):
@@ -314,7 +314,7 @@ def test_a_cluster_that_is_silent_is_asked_again_only_after_a_while(folder, monk
 
     monkeypatch.setattr(jobs, "_client", silent)
     monkeypatch.setattr(jobs, "_silent", {})
-    write_record("mine", told(address="http://silent:8265"))
+    write_record("mine", driver_record(address="http://silent:8265"))
     for _ in range(3):
         found = jobs.sweep_state_with_cluster("mine")
         assert (found.state, found.unsure) == ("stopped", True)
@@ -330,12 +330,12 @@ def test_a_cluster_that_is_gone_is_one_message_and_its_sweeps_are_told_from_thei
     with pytest.raises(SweepError, match=r"does not answer, or refuses: Failed to connect[\s\S]*Nothing was started"):
         jobs.submit_to(address, identify(job_of()))
     assert list(folder.iterdir()) == []
-    write_record("mine", told(address=address))
+    write_record("mine", driver_record(address=address))
     found = jobs.sweep_state_with_cluster("mine")
     assert (found.state, found.exit_code) == ("stopped", 1)
     assert "whether a driver is running is not known" in found.message
     assert "submit the same job to resume" in found.message
-    write_record("mine", told("running", address=address, ago=LATELY, **AWAY))
+    write_record("mine", driver_record("running", address=address, ago=LATELY, **AWAY))
     assert jobs.sweep_state_with_cluster("mine").state == "running", "its driver's own record says so"
-    write_record("mine", told("running", address=address, **AWAY))
+    write_record("mine", driver_record("running", address=address, **AWAY))
     assert "its driver has ended" in jobs.sweep_state_with_cluster("mine").message

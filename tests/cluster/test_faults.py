@@ -54,16 +54,16 @@ def test_a_full_disk_ends_the_run_with_one_message_and_the_next_run_goes_on(our_
 
 def test_a_storage_that_refuses_for_a_while_costs_only_time_and_is_told_meanwhile(our_ray, make_job):
     job = make_job("fragile_generators:refused_for_a_while", count=6, shard_size=3, workers=1)
-    told = set()
+    reported = set()
 
     def report(progress):
-        told.add((progress.trouble, sweep_state(job.store_path).message))
+        reported.add((progress.trouble, sweep_state(job.store_path).message))
 
     outcome, workers = run_here(job, report=report)
     assert (outcome.status.good, outcome.failed, workers) == (6, (), 1)
     assert tally(job, "failed") >= 1
-    assert any("it is busy" in trouble for trouble, _ in told)
-    assert any("it is busy" in message for _, message in told), "and `status` says so"
+    assert any("it is busy" in trouble for trouble, _ in reported)
+    assert any("it is busy" in message for _, message in reported), "and `status` says so"
     assert sweep_state(job.store_path).message == ""
     assert_equals_a_clean_run(job)
 

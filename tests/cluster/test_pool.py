@@ -57,10 +57,10 @@ def test_a_sample_that_raises_is_quarantined_alone_and_its_error_told(our_ray, m
     tries = [event["attempt"] for event in events(job) if event["event"] == "failed"]
     assert sorted(tries) == sorted([0, 1] * len({sample // 4 for sample in bad})), "and the third time sample by sample"
     assert set(dataset.reason.values[sorted(bad)]) == {Reason.RAISED}
-    told = [event["message"] for event in events(job) if event["event"] == "quarantined"]
-    assert len(told) == len(bad)
-    assert all("this code is one that I cannot draw" in message for message in told)
-    assert {f"sample {sample}" for sample in bad} == {message.partition(":")[0] for message in told}
+    messages = [event["message"] for event in events(job) if event["event"] == "quarantined"]
+    assert len(messages) == len(bad)
+    assert all("this code is one that I cannot draw" in message for message in messages)
+    assert {f"sample {sample}" for sample in bad} == {message.partition(":")[0] for message in messages}
 
 
 def test_ray_neither_restarts_actors_nor_repeats_their_tasks_by_itself(our_ray, make_job):

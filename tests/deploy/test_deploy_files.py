@@ -88,23 +88,23 @@ def test_options_of_slurm_are_known():
     given = re.findall(r"^#SBATCH --([a-z-]+)", TEXTS["slurm/pullback.sbatch"], re.MULTILINE)
     assert set(given) <= {"job-name", "ntasks-per-node", "signal", "requeue", "open-mode"}
     assert "exclusive" not in given, "other jobs may use what this one does not"
-    assert "#SBATCH --signal=B:" in TEXTS["slurm/pullback.sbatch"], "the script itself is to be told, not its steps"
+    assert "#SBATCH --signal=B:" in TEXTS["slurm/pullback.sbatch"], "the script itself gets the signal, not its steps"
 
 
 # What is named
 
 
 def _commands() -> list[tuple[str, str]]:
-    """Every `pullback ...` that deploy/ and the README run, or tell somebody to."""
+    """Every `pullback ...` that deploy/ and the README run, or suggest."""
     start = r"(?:[A-Z_]+=(?:\"[^\"]*\"|\S*) )*"
     found = []
     for name, text in {**TEXTS, "../README.md": (ROOT / "README.md").read_text(encoding="utf-8")}.items():
         for line in text.splitlines():
             bare = re.sub(r"^\s*(#  +)?(exec |RUN |follow )?", "", line)
-            said = [each for each in re.findall(r"`([^`]+)`", line) if re.match(f"{start}pullback ", each)]
-            said += [bare] if re.match(f"{start}pullback [a-z]", bare) and not line.startswith("# p") else []
-            said += re.findall(r"(pullback (?:show|audit) SWEEP)", line)
-            found += [(name, re.sub(f"^{start}", "", each)) for each in said]
+            commands = [each for each in re.findall(r"`([^`]+)`", line) if re.match(f"{start}pullback ", each)]
+            commands += [bare] if re.match(f"{start}pullback [a-z]", bare) and not line.startswith("# p") else []
+            commands += re.findall(r"(pullback (?:show|audit) SWEEP)", line)
+            found += [(name, re.sub(f"^{start}", "", each)) for each in commands]
     return found
 
 

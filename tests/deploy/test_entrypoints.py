@@ -154,11 +154,11 @@ def sbatch(place: Path, job: str, number: int, **more: str) -> subprocess.Popen[
 
 def finish(process: subprocess.Popen[str], timeout: float = 120) -> tuple[int, str]:
     try:
-        said, _ = process.communicate(timeout=timeout)
+        output, _ = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         raise
-    return process.returncode, said
+    return process.returncode, output
 
 
 def wait_for(place: Path, name: str, good: int, process: subprocess.Popen[str]):
@@ -195,15 +195,15 @@ def test_a_job_whose_driver_is_killed_fails_and_submitted_again_ends_with_the_sw
     assert driver in ours.children(recursive=True)
     assert listening(ours) <= {"127.0.0.1", "::ffff:127.0.0.1"}
     driver.kill()
-    code, said = finish(process)
-    assert code == 1, said
-    assert "its driver has ended" in said
+    code, output = finish(process)
+    assert code == 1, output
+    assert "its driver has ended" in output
     before = open_sweep(place / "slow").status()
     assert before.pending > 0, "nothing was tested"
     assert left_of(NUMBER) == []
 
-    code, said = finish(sbatch(place, "slow", NUMBER))
-    assert code == 4, said
+    code, output = finish(sbatch(place, "slow", NUMBER))
+    assert code == 4, output
     after = open_sweep(place / "slow").status()
     assert (after.pending, after.quarantined > 0, after.good >= before.good) == (0, True, True)
     assert left_of(NUMBER) == []
@@ -234,8 +234,8 @@ def test_a_container_exits_with_its_sweeps_status_and_so_does_a_job_whatever_its
     done = subprocess.run(command, cwd=place, env=environment(place), capture_output=True, text=True, timeout=120)
     assert done.returncode == code, done.stderr
     fake_ray(place, driver="exit 1" if code == 0 else "exit 0")
-    found, said = finish(sbatch(place, "small", NUMBER))
-    assert found == later, said
+    found, output = finish(sbatch(place, "small", NUMBER))
+    assert found == later, output
 
 
 def test_a_job_that_is_told_to_stop_tells_its_driver_and_waits_for_it(place):
@@ -246,18 +246,18 @@ def test_a_job_that_is_told_to_stop_tells_its_driver_and_waits_for_it(place):
     while not (place / "begun").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)  # as SLURM does two minutes before the end
-    code, said = finish(process, timeout=45)
+    code, output = finish(process, timeout=45)
     assert code == 1
-    assert "committed" in said
+    assert "committed" in output
 
 
 def test_on_several_nodes_one_ray_is_started_on_each_with_the_jobs_token(place):
     fake_ray(place)
     write_job(place, "small", "toy_generators:smooth", 4)
     variables = {"SLURM_JOB_NUM_NODES": "3", "SLURM_JOB_NODELIST": "a1,a2,a3", "PULLBACK_RAY_OPTIONS": "--num-cpus=7"}
-    code, said = finish(sbatch(place, "small", NUMBER, **variables))
+    code, output = finish(sbatch(place, "small", NUMBER, **variables))
     assert code == 1, "nothing was computed"
-    assert "no sweep" in said
+    assert "no sweep" in output
     lines = (place / "srun.log").read_text().splitlines()
     steps = sorted(line for line in lines if line.startswith("--"))
     head, workers = (next(line for line in steps if f"--nodes={many}" in line) for many in (1, 2))
@@ -266,10 +266,10 @@ def test_on_several_nodes_one_ray_is_started_on_each_with_the_jobs_token(place):
     for step in (head, workers):
         assert "--num-cpus=7" in step
         assert "127.0.0.1" not in step
-    told = {line for line in lines if line.startswith("ray ")}
-    (one,) = told  # the same to all
+    started = {line for line in lines if line.startswith("ray ")}
+    (one,) = started  # the same to all
     assert re.fullmatch(rf"ray a1:{PORT} token 1 [0-9a-f]{{64}}", one)
-    assert one.split()[-1] not in said
+    assert one.split()[-1] not in output
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_a_job_whose_ray_does_not_start_fails_at_once(place):
     (place / "bin" / "python").write_text("#!/bin/sh\nexec sleep 60\n")  # which waits for it
     write_job(place, "small", "toy_generators:smooth", 4)
     began = time.monotonic()
-    code, said = finish(sbatch(place, "small", NUMBER, FAIL="yes"))
+    code, output = finish(sbatch(place, "small", NUMBER, FAIL="yes"))
     assert code == 1
-    assert "Ray's head has ended" in said
+    assert "Ray's head has ended" in output
     assert time.monotonic() - began < 30

@@ -73,7 +73,7 @@ class Net(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.inner = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(108, 50), torch.nn.Dropout(0.5))
-        self.weights = {told}
+        self.weights = {weights}
     def forward(self, {arguments}):
         return {value}
 net = Net()
@@ -88,7 +88,7 @@ net = Net()
     ],
 )
 def test_a_torch_module_is_a_function_of_its_arguments_in_evaluation_mode(user_module, arguments, value, kind):
-    source = NOISY.format(told={"net.pth": "abc"}, arguments=arguments, value=value)
+    source = NOISY.format(weights={"net.pth": "abc"}, arguments=arguments, value=value)
     user_module(source)
     distance = load_distance("their_distances:net", device="cpu")
     x, y = some_images(1), some_images(2)
@@ -104,7 +104,7 @@ def test_a_torch_module_is_a_function_of_its_arguments_in_evaluation_mode(user_m
 
 
 def test_a_modules_parameter_may_be_called_weights(user_module):
-    user_module(NOISY.format(told="torch.nn.Parameter(torch.ones(1))", arguments="x", value="self.inner(x)"))
+    user_module(NOISY.format(weights="torch.nn.Parameter(torch.ones(1))", arguments="x", value="self.inner(x)"))
     assert list(load_distance("their_distances:net", device="cpu").weights) == ["their_distances (source)"]
 
 
@@ -147,10 +147,10 @@ WRONG_SIGNATURES = {
 }
 
 
-@pytest.mark.parametrize(("source", "told"), WRONG_SIGNATURES.values(), ids=WRONG_SIGNATURES)
-def test_a_function_of_another_number_of_arguments_is_refused(user_module, source, told):
+@pytest.mark.parametrize(("source", "problem"), WRONG_SIGNATURES.values(), ids=WRONG_SIGNATURES)
+def test_a_function_of_another_number_of_arguments_is_refused(user_module, source, problem):
     user_module(source)
-    with pytest.raises(SpecError, match=rf"name: their_distances:mine {told}; f\(images\) -> \[batch, m\], or"):
+    with pytest.raises(SpecError, match=rf"name: their_distances:mine {problem}; f\(images\) -> \[batch, m\], or"):
         load_distance("their_distances:mine", device="cpu")
 
 
@@ -161,7 +161,7 @@ def test_a_function_whose_arguments_cannot_be_told_is_refused(user_module):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "told"),
+    ("name", "kind", "message"),
     [
         ("no_such_module:f", SpecError, r"name: no_such_module cannot be imported"),
         ("small_distances:brightnes", SpecError, r"has no function 'brightnes'; did you mean 'brightness'\?"),
@@ -171,9 +171,9 @@ def test_a_function_whose_arguments_cannot_be_told_is_refused(user_module):
         ("a b:c", SpecError, r"name: 'a b:c' is not of the form 'module:function'"),
     ],
 )
-def test_a_function_that_is_not_there_is_told(user_module, name, kind, told):
+def test_a_function_that_is_not_there_is_told(user_module, name, kind, message):
     user_module("1 / 0")
-    with pytest.raises(kind, match=told):
+    with pytest.raises(kind, match=message):
         load_distance(name, device="cpu")
 
 

@@ -151,15 +151,15 @@ def test_a_module_in_training_mode_is_put_into_evaluation_mode():
 
 
 @pytest.mark.parametrize(
-    ("layer", "told"),
+    ("layer", "message"),
     [
         ("block.2", r"Net has no layer 'block\.2'; did you mean 'blocks\.\d'\? it has blocks, blocks\.0, .*, head"),
         ("zzz", r"Net has no layer 'zzz'; it has blocks, blocks\.0, blocks\.1, blocks\.2, blocks\.3, head"),
         ("", r"Net has no layer ''"),
     ],
 )
-def test_an_unknown_layer_is_told_with_the_nearest_and_all_there_are(layer, told):
-    with pytest.raises(ValueError, match=told):
+def test_an_unknown_layer_is_told_with_the_nearest_and_all_there_are(layer, message):
+    with pytest.raises(ValueError, match=message):
         FeatureDistance(net(), layer)
 
 
@@ -250,7 +250,7 @@ def test_a_layer_of_the_generator_is_no_function_of_images():
 
 
 @pytest.mark.parametrize(
-    ("layer", "told"),
+    ("layer", "message"),
     [
         ("shared", "the layer 'shared' ran 2 times in one pass, so it has no single activation"),
         ("unused", "the layer 'unused' did not run in the pass"),
@@ -260,9 +260,9 @@ def test_a_layer_of_the_generator_is_no_function_of_images():
         ("frist", r"Painter has no layer 'frist'; did you mean 'first'\?"),
     ],
 )
-def test_a_layer_without_one_activation_a_code_is_refused(layer, told):
+def test_a_layer_without_one_activation_a_code_is_refused(layer, message):
     generator = painter()
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         GeneratorLayer(layer).residual_at(generator, codes())
     assert not any(part._forward_hooks for part in generator.modules())
 
@@ -313,7 +313,7 @@ def test_the_weights_that_a_factory_tells_are_recorded_with_its_source(user_modu
 
 
 @pytest.mark.parametrize(
-    ("source", "kind", "told"),
+    ("source", "kind", "message"),
     [
         ("", SpecError, r"module: the module their_features has no function 'make'"),
         (
@@ -330,9 +330,9 @@ def test_the_weights_that_a_factory_tells_are_recorded_with_its_source(user_modu
         ),
     ],
 )
-def test_a_factory_that_gives_no_layer_is_refused(user_module, source, kind, told):
+def test_a_factory_that_gives_no_layer_is_refused(user_module, source, kind, message):
     user_module(source)
-    with pytest.raises(kind, match=told):
+    with pytest.raises(kind, match=message):
         load_distance("features", module="their_features:make", layer="0", device="cpu")
 
 

@@ -127,14 +127,14 @@ def nowhere(tmp_path, monkeypatch):
 def test_a_missing_trunk_is_told_with_the_two_ways_to_supply_it(nowhere):
     with pytest.raises(WeightsError) as caught:
         load_distance("lpips", trunk="squeeze", device="cpu")
-    told = str(caught.value)
-    _, _, what_to_do = told.partition("What to do: ")
+    message = str(caught.value)
+    _, _, what_to_do = message.partition("What to do: ")
     assert FILE in what_to_do
     assert "set PULLBACK_WEIGHTS to that folder" in what_to_do
     assert f"torch hub's cache, {nowhere / 'TORCH_HOME' / 'hub' / 'checkpoints'}," in what_to_do
     assert "b8a52dc0" in what_to_do
-    assert "fetch" not in told
-    assert "pip" not in told
+    assert "fetch" not in message
+    assert "pip" not in message
 
 
 @pytest.mark.parametrize("place", ["PULLBACK_WEIGHTS", "TORCH_HOME/hub/checkpoints"])

@@ -1,4 +1,4 @@
-"""What is known of a sweep's driver from outside, at every moment of its life, and what can be told to it."""
+"""What is known of a sweep's driver from outside, at every moment of its life, and the requests that it takes."""
 
 import json
 import socket
@@ -145,18 +145,18 @@ def test_a_record_of_a_later_version_is_read_and_one_of_nonsense_is_none():
 
 
 def test_the_journal_tells_the_end_before_the_record_does(monkeypatch):
-    told, write = [], session.write_record
+    recorded, write = [], session.write_record
 
     def writing(store, record, shared):
-        told.append((record.life, events()[-1]["event"] if events_path(STORE).exists() else ""))
+        recorded.append((record.life, events()[-1]["event"] if events_path(STORE).exists() else ""))
         write(store, record, shared)
 
     monkeypatch.setattr(session, "write_record", writing)
     run()
-    assert told[-1] == ("done", "done")
+    assert recorded[-1] == ("done", "done")
     with pytest.raises(ZeroDivisionError), driver_session(STORE):
         raise ZeroDivisionError("by zero")
-    assert told[-1] == ("failed", "failed")
+    assert recorded[-1] == ("failed", "failed")
 
 
 def test_a_driver_is_known_to_live_while_it_computes_a_long_shard(monkeypatch):

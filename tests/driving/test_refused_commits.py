@@ -41,12 +41,12 @@ def refusing_commits(monkeypatch, times):
 
 
 def test_a_storage_that_refuses_some_commits_costs_only_time(monkeypatch):
-    refused, told = refusing_commits(monkeypatch, 5), []
-    outcome = run_sweep(make_plan(job()), serial_pool, report=lambda progress: told.append(progress.trouble))
+    refused, troubles = refusing_commits(monkeypatch, 5), []
+    outcome = run_sweep(make_plan(job()), serial_pool, report=lambda progress: troubles.append(progress.trouble))
     assert len(refused) == 5, "nothing was tested"
     assert outcome.exit_code == 0
-    assert "its bucket does not answer; trying again" in told
-    assert told[-1] == ""
+    assert "its bucket does not answer; trying again" in troubles
+    assert troubles[-1] == ""
 
 
 def test_a_storage_that_refuses_commits_for_long_ends_the_run_which_goes_on_later(monkeypatch):
@@ -77,21 +77,21 @@ def test_a_clock_that_is_somewhat_behind_the_last_commit_is_waited_for(monkeypat
     monkeypatch.setattr("pullback.driving.run.STORAGE_SECONDS", 0.5)
     attach(make_plan(job()))
     postdate(Path("sweeps/toy"), 6)
-    told = []
-    outcome = run_sweep(make_plan(job()), serial_pool, report=lambda progress: told.append(progress.trouble))
+    troubles = []
+    outcome = run_sweep(make_plan(job()), serial_pool, report=lambda progress: troubles.append(progress.trouble))
     assert outcome.exit_code == 0
-    assert any("clock" in trouble for trouble in told)
+    assert any("clock" in trouble for trouble in troubles)
 
 
 def test_a_clock_that_is_far_behind_the_last_commit_ends_a_run_before_anything_is_computed():
     attach(make_plan(job()))
     postdate(Path("sweeps/toy"), 2 * 86400)
-    with pytest.raises(ClockError, match="clock") as told:
+    with pytest.raises(ClockError, match="clock") as caught:
         run_sweep(make_plan(job()), serial_pool)
-    assert "disk" not in str(told.value)
+    assert "disk" not in str(caught.value)
     assert sweep_state("sweeps/toy").state == "failed"
-    assert pickle.loads(pickle.dumps(told.value)).lag == told.value.lag
-    assert str(pickle.loads(pickle.dumps(told.value))) == str(told.value)
+    assert pickle.loads(pickle.dumps(caught.value)).lag == caught.value.lag
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
 def test_a_clock_that_is_set_back_during_a_run_is_named_by_its_end(monkeypatch):

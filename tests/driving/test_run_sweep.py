@@ -223,10 +223,10 @@ def test_a_shard_that_was_given_up_is_told_and_stays_pending():
 
     outcome = run(pool=pool_that(results))
     assert outcome.failed == (ShardFailed(1, "RuntimeError: out of luck", 3),)
-    (told,) = [
+    (event,) = [
         line for line in map(json.loads, events_path(STORE).read_text().splitlines()) if line["event"] == "given up"
     ]
-    assert (told["shard"], told["attempt"], told["message"]) == (1, 3, "RuntimeError: out of luck")
+    assert (event["shard"], event["attempt"], event["message"]) == (1, 3, "RuntimeError: out of luck")
     assert not outcome.interrupted
     assert outcome.status.pending == 2
     assert dataset().status.values.tolist() == [GOOD, GOOD, 0, 0, GOOD, GOOD, GOOD]
@@ -281,11 +281,11 @@ def test_another_sweep_at_the_same_path_is_refused_and_nothing_is_touched(here, 
     computed.clear()
     with pytest.raises(SpecError) as caught:
         run(job(seed=3, metric={"components": 2}))
-    told = str(caught.value)
-    assert "samples.seed (the default there, 3 here)" in told
-    assert "metric.components (the default there, 2 here)" in told
-    assert "samples.count" not in told
-    assert "It was not touched" in told
+    message = str(caught.value)
+    assert "samples.seed (the default there, 3 here)" in message
+    assert "metric.components (the default there, 2 here)" in message
+    assert "samples.count" not in message
+    assert "It was not touched" in message
     assert files(here / STORE) == before
     assert computed == []
 

@@ -134,8 +134,8 @@ def test_a_submitted_sweep_is_told_rightly_at_every_moment_and_can_be_cancelled_
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PYTHONPATH", str(TESTS))
     (folder / "job.yaml").write_text(JOB.replace("count: 40", "count: 200"))
-    said = call("submit", "job.yaml")
-    assert (said.code, "submitted: slow" in said.err) == (0, True), said
+    result = call("submit", "job.yaml")
+    assert (result.code, "submitted: slow" in result.err) == (0, True), result
     assert "attached; it runs already" in call("submit", "job.yaml").err
     assert call("status", "job.yaml", "--json").json["state"] in ("submitted", "starting", "running")
     assert call("status", "job.yaml", "--exit-code").code == 3

@@ -64,11 +64,11 @@ def pullback(folder, *arguments):
 
 
 def test_json_stands_alone_whatever_users_code_prints(folder):
-    said = pullback(folder, "plan", "job.yaml", "--json")
-    assert said.returncode == 0, said.stderr
-    assert json.loads(said.stdout)["name"] == "mine"
+    result = pullback(folder, "plan", "job.yaml", "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["name"] == "mine"
     for printed in ("imported", "built", "pass", "raw", "under", "from C", "logged", "at exit"):
-        assert printed in said.stderr
+        assert printed in result.stderr
 
 
 def test_a_job_runs_on_ray_beside_files_with_the_names_of_modules_and_is_refused_once_a_file_changes(folder):

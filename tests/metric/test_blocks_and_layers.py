@@ -48,11 +48,11 @@ def test_the_eigenvalues_of_a_block_lie_within_those_of_the_whole():
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [("nose", "it has noise, class"), (slice(6, 9), "no row"), (slice(0, 6, 2), "no row"), (slice(3, 3), "no row")],
 )
-def test_a_block_that_is_none_is_refused(name, told):
-    with pytest.raises(PullbackError, match=told):
+def test_a_block_that_is_none_is_refused(name, message):
+    with pytest.raises(PullbackError, match=message):
         metric_at(Blocks(), MSE, torch.zeros(6)).block(name)
 
 
@@ -141,10 +141,10 @@ def test_the_layers_of_a_trained_generator_all_pass(faces):
     assert {name: metric.certificate.failures() for name, metric in found.items()} == {key: [""] for key in found}
 
 
-@pytest.mark.parametrize(("layers", "told"), [(["frist"], "did you mean 'first'"), (["unused"], "did not run once")])
-def test_a_layer_that_is_none_is_refused(layered, layers, told):
+@pytest.mark.parametrize(("layers", "message"), [(["frist"], "did you mean 'first'"), (["unused"], "did not run once")])
+def test_a_layer_that_is_none_is_refused(layered, layers, message):
     layered.unused = nn.Linear(2, 2)
-    with pytest.raises(PullbackError, match=told):
+    with pytest.raises(PullbackError, match=message):
         layer_metrics(layered, torch.zeros(5), layers)
 
 

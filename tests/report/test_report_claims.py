@@ -127,19 +127,19 @@ def test_json_table_and_report_say_the_same(case, capsys):
     k, n = sweep.layout.components, sweep.layout.latent_dim
     iterative = sweep.provenance["method"] in ("block_krylov", "lanczos", "finite_difference")
     assert content["mean_metric"]["of"] == ("kept part" if iterative and k < n else "whole metrics")
-    for said in (text, table):
-        assert ("kept part" in said) == (iterative and k < n)
-        assert ("estimated" in said) == (iterative and k < n)
-        assert (f"Only {k} of {n} eigenpair" in said) == (k < n)
-        assert ("exactly zero" in said) == bool(content["zero_metrics"]["count"])
-        assert "lower than" not in said
+    for wording in (text, table):
+        assert ("kept part" in wording) == (iterative and k < n)
+        assert ("estimated" in wording) == (iterative and k < n)
+        assert (f"Only {k} of {n} eigenpair" in wording) == (k < n)
+        assert ("exactly zero" in wording) == bool(content["zero_metrics"]["count"])
+        assert "lower than" not in wording
     good = sweep.dataset()
     share = float(good["eigenvalue"].sum() / good["trace"].sum())
     assert content["anisotropy"]["trace_share"] == pytest.approx(share, rel=1e-9)
     assert sweep.trace_share() == pytest.approx(share, rel=1e-9)
     if k < n:
-        for said in (text, table):
-            claimed = re.search(r"kept of each metric, with (?:more than )?([\d.]+) % of the trace", said)
+        for wording in (text, table):
+            claimed = re.search(r"kept of each metric, with (?:more than )?([\d.]+) % of the trace", wording)
             assert float(claimed[1]) == pytest.approx(100 * share, rel=6e-3)
 
 

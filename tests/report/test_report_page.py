@@ -139,13 +139,13 @@ def test_one_word_stands_for_one_thing(page):
 
 def test_the_summary_is_computed_and_names_the_control(opened, page):
     (sweep, analysis), (_, of_control) = opened
-    said = text_of(re.search(r'<div class="summary">(.*?)</div>', page, re.S)[1])
+    result = text_of(re.search(r'<div class="summary">(.*?)</div>', page, re.S)[1])
     dim = analysis["anisotropy"].json["dim"]["0.99"]
-    assert f"{dim['needed']} of {sweep.layout.latent_dim} directions carry 99 % of the change of the image" in said
-    assert f"{analysis['mean_metric'].json['dim']['0.99']['needed']} carry 99 %" in said
+    assert f"{dim['needed']} of {sweep.layout.latent_dim} directions carry 99 % of the change of the image" in result
+    assert f"{analysis['mean_metric'].json['dim']['0.99']['needed']} carry 99 %" in result
     for found in (analysis, of_control):
-        assert f"C_log = {found['homogeneity'].json['log']['mean']:.2f}" in said
-    assert "the control identical has" in said
+        assert f"C_log = {found['homogeneity'].json['log']['mean']:.2f}" in result
+    assert "the control identical has" in result
 
 
 def test_rows_of_the_control_stand_beside_those_of_the_sweep(opened, page):

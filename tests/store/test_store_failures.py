@@ -39,10 +39,10 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def icechunk_error(told: str) -> icechunk.IcechunkError:
+def icechunk_error(message: str) -> icechunk.IcechunkError:
     """As Icechunk words an error, with the names of calls and settings that it adds."""
     calls = "  | context:\n  |    0: icechunk::asset_manager::fetch_manifest with not found checksum invalid magic"
-    return icechunk.IcechunkError(f"  x {told}\n  | \n{calls}\n  | \n  |-> {told}\n  `-> {told}\n")
+    return icechunk.IcechunkError(f"  x {message}\n  | \n{calls}\n  | \n  |-> {message}\n  `-> {message}\n")
 
 
 PASSING = {
@@ -104,9 +104,9 @@ def test_reading_calls_passing_trouble_no_damage(sweep: Path, monkeypatch: pytes
         raise icechunk_error(f"session error: no (os error {number})")
 
     monkeypatch.setattr("pullback.store.chunks.has_chunk", fail)
-    with pytest.raises(UnavailableError) as told:
+    with pytest.raises(UnavailableError) as caught:
         opened.mean_metric()
-    assert "--repair" not in str(told.value)
+    assert "--repair" not in str(caught.value)
 
 
 @pytest.mark.parametrize("error", PASSING.values(), ids=PASSING)
@@ -188,9 +188,9 @@ def test_a_chunk_that_is_gone_among_many_is_damage(long_sweep: Path) -> None:
     opened = open_sweep(long_sweep)
     for file in (long_sweep / "chunks").iterdir():
         file.unlink()
-    with pytest.raises(StoreError) as told:
+    with pytest.raises(StoreError) as caught:
         opened.values("eigenvector", slice(None))
-    assert not isinstance(told.value, UnavailableError)
+    assert not isinstance(caught.value, UnavailableError)
 
 
 def in_a_child(sweep: Path, preparation: str) -> subprocess.CompletedProcess[str]:

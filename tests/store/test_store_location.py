@@ -70,8 +70,8 @@ def test_google_credentials_that_cannot_be_used_are_told_before_they_are(
     for use in (lambda: place.storage(), lambda: objects.children(place), lambda: objects.get_object(place)):
         with pytest.raises(StoreError) as caught:
             use()
-        told = f"gs://bucket/sweep cannot be reached: the credentials that {name} names cannot be used .*{why}"
-        assert re.fullmatch(f"{told}.*unset it\\.", str(caught.value)), "one line, and told once"
+        message = f"gs://bucket/sweep cannot be reached: the credentials that {name} names cannot be used .*{why}"
+        assert re.fullmatch(f"{message}.*unset it\\.", str(caught.value)), "one line, and the cause once"
 
 
 def test_an_environment_that_cannot_be_used_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

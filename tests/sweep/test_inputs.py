@@ -182,9 +182,9 @@ def test_a_change_is_another_sweep_and_is_named(here, change, named):
     change(here)
     with pytest.raises(SpecError) as caught:
         plan()
-    told = str(caught.value)
-    assert "holds another sweep" in told
-    assert all(name in told for name in named), told
+    message = str(caught.value)
+    assert "holds another sweep" in message
+    assert all(name in message for name in named), message
     assert plan(store="elsewhere").sweep_id != first.sweep_id
 
 

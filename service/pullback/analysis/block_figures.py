@@ -64,7 +64,7 @@ def spectra_figure(found: xr.Dataset, labels: list[str]) -> Figure:
     largest = max(float(np.nanmax(spectra, initial=0.0)), float(np.finfo(np.float64).tiny))
     ranks, lines = np.arange(1, spectra.shape[1] + 1), []
     for at, name in enumerate(labels):
-        # Layers have an order, which a sequence of shades shows; dashes tell neighbours apart.
+        # Layers have an order, which a sequence of shades shows; dashes distinguish neighbours.
         style = series(at) if few else Style(_shade(at / len(labels)), series(at).dashes)
         low, high = (drawable(end, largest) for end in ends[:, at])
         draw_band(axes, ranks, low, high, style, alpha=0.3)

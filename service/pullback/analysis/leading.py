@@ -95,7 +95,7 @@ def leading_frames(eigenvectors: Stack, k: int, chosen: Integers | None = None) 
 def leading_pairs(matrix: Floats, k: int) -> tuple[Floats, Floats]:
     """Return the largest eigenvalues of a symmetric matrix `[min(k + 1, n)]`, descending, and k eigenvectors `[k, n]`.
 
-    The value after the k-th tells whether the subspace exists (`has_leading`).
+    The value after the k-th shows whether the subspace exists (`has_leading`).
     """
     n = len(matrix)
     wanted = min(k + 1, n)

@@ -15,7 +15,7 @@ from pullback.analysis.pair_matrix import TILE_BYTES
 from pullback.analysis.samples import Stack
 
 LEAST_PAIRS = 256
-"""Pairs before the first look at the standard error: fewer do not tell the spread."""
+"""Pairs before the first look at the standard error: fewer are too few to estimate the spread."""
 
 MOST_LISTED = 4_000_000
 """Number of pairs up to which all are listed and shuffled; of more, pairs are drawn until enough are different."""

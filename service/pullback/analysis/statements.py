@@ -1,6 +1,6 @@
 """The wording of numbers that several statistics share, and of zero metrics.
 
-Functions take the JSON form of a result, so that what is said follows from what is stored and sent.
+Functions take the JSON form of a result, so that the statements follow from the numbers that are stored and sent.
 """
 
 from collections.abc import Mapping, Sequence

@@ -138,7 +138,7 @@ def found_by(generator: Any, given: Options, metric: Metric | None, progress: Pr
     evaluation = Evaluation(generator, objective, given.condition, given.batch)
     total = given.evaluations // searcher.population
 
-    def told(state: dict[str, Any], trace: Trace) -> None:
+    def save(state: dict[str, Any], trace: Trace) -> None:
         progress.checkpoint.save(**state)
         progress(len(trace.best), total)
 
@@ -149,7 +149,7 @@ def found_by(generator: Any, given: Options, metric: Metric | None, progress: Pr
         given.evaluations,
         seconds=given.seconds,
         state=progress.checkpoint.load(),
-        told=told,
+        after_generation=save,
     )
     about = {
         "objective": objective.name,

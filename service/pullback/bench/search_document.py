@@ -98,7 +98,7 @@ def sentences(found: Outcome) -> list[str]:
     shares = {name: float(arm.last.mean()) for name, arm in found.arms.items()}
     ranked = sorted(shares, key=lambda name: -shares[name])
     listed = ", ".join(f"{ARMS[name].words} {shares[name]:.3f}" for name in ranked[:3])
-    said = [
+    statements = [
         f"{_name(found)} ({size}): highest shares in the last generation: {listed}; lowest: {ARMS[ranked[-1]].words} "
         f"{shares[ranked[-1]]:.3f}. {REFERENCES.get(found.reference, found.reference)} has {own.last.mean():.3f}."
     ]
@@ -109,7 +109,7 @@ def sentences(found: Outcome) -> list[str]:
         verdict = _verdict(found, "25 % fewer", ratio <= GOAL_RATIO)
         if ratio <= GOAL_RATIO < high:
             verdict += ", though the interval includes values that miss it"
-        said.append(
+        statements.append(
             f"{_name(found)}: to 80 % of the best, {ARMS[best].words} takes {ratio:.2f}{_ends(low, high)} of "
             f"pycma's evaluations (p = {found.comparisons[best].ratio_p:.2g}): {verdict}. The arm was picked after the "
             "fact, among those with the metric."
@@ -118,15 +118,15 @@ def sentences(found: Outcome) -> list[str]:
         best = max(metric, key=lambda name: found.comparisons[name].difference[0])
         difference, low, high = found.comparisons[best].difference
         verdict = _verdict(found, f"+{GOAL_SHARE}", difference >= GOAL_SHARE)
-        said.append(
+        statements.append(
             f"{_name(found)}: {ARMS[best].words} ends {difference:+.3f}{_ends(low, high, '+')} from SphereCMA's "
             f"share (p = {found.comparisons[best].wilcoxon_p:.2g}): {verdict}."
         )
     losers = [name for name in metric if found.comparisons[name].difference[0] < 0]
     if losers:
         words = ", ".join(f"{ARMS[name].words} ({found.comparisons[name].difference[0]:+.3f})" for name in losers)
-        said.append(f"{_name(found)}: below the reference, though they use the metric: {words}.")
-    return said
+        statements.append(f"{_name(found)}: below the reference, though they use the metric: {words}.")
+    return statements
 
 
 def _verdict(found: Outcome, goal: str, reached: bool) -> str:

@@ -159,13 +159,13 @@ def _changes(strips: Strips) -> list[str]:
     first, last = strips.change_at_the_ends[[0, -1]].tolist()
     if len(strips.ranks) == 1:
         return [f"At the ends of the axis the image has changed by {_amount(first)} in {strips.distance}."]
-    said = (
+    sentence = (
         f"At the ends of axis {strips.ranks[0] + 1} the image has changed by {_amount(first)} in {strips.distance}, at "
         f"those of axis {strips.ranks[-1] + 1} by {_amount(last)}"
     )
     if not (np.isfinite([first, last]).all() and first > 0 and last > 0):
-        return [f"{said}."]
-    return [f"{said}: {_times(first, last)}."]
+        return [f"{sentence}."]
+    return [f"{sentence}: {_times(first, last)}."]
 
 
 def _saturation(strips: Strips, whole: bool) -> list[str]:

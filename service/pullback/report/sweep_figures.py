@@ -90,8 +90,8 @@ def shares(entries: Sequence[Named]) -> dict[str, Figure]:
         dim = entry.analysis["anisotropy"].json["dim"]["0.99"]
         if dim["needed"] is not None:
             counts.append(f"{dim['needed']} ({entry.name})")
-    said = f" The ranks that reach 99 %: {', '.join(counts)}." if counts else ""
-    caption = f"Share of the trace that is left over after the leading ranks, of {_listed(entries)}.{said}"
+    ranks = f" The ranks that reach 99 %: {', '.join(counts)}." if counts else ""
+    caption = f"Share of the trace that is left over after the leading ranks, of {_listed(entries)}.{ranks}"
     return {caption: remainder_figure([_drawn(entry) for entry in entries])}
 
 
@@ -114,9 +114,9 @@ def similarity(entries: Sequence[Named]) -> dict[str, Figure]:
             draw_histogram(axes, chance, bins, NULL, "random axes", filled=False)
         legend_above(axes)
         means = [f"{each.mean():.3f} ({entry.name})" for entry, each in zip(entries, values, strict=True) if each.size]
-        said = f"{label} between the metrics of two samples of {_listed(entries)}: 1 where both have the same axes."
+        caption = f"{label} between the metrics of two samples of {_listed(entries)}: 1 where both have the same axes."
         dotted = " Dotted: random axes." if chance.size else ""
-        drawn[f"{said}{dotted} Mean: {', '.join(means)}."] = figure
+        drawn[f"{caption}{dotted} Mean: {', '.join(means)}."] = figure
     return drawn
 
 

@@ -75,9 +75,9 @@ def test_random_axes_reproduce_no_spectrum(result):
 def test_tables_sentences_and_figures_name_every_sweep(result):
     (table,) = result.tables()
     assert table.headings[1::2][:3] == ["trained", "shuffled", "random axes"]
-    said = result.sentences()
-    assert len(said) == 4
-    assert "are apart" in said[0]
+    printed = result.sentences()
+    assert len(printed) == 4
+    assert "are apart" in printed[0]
     assert "trained: trained weights, 10 samples; shuffled: shuffled weights" in result.notes()[0]
     assert len(result.figures()) == 2
     assert result.cautions() == []

@@ -278,10 +278,10 @@ def test_bad_input_is_refused_in_a_sentence(here, arguments, code):
     np.save("wrong.npy", np.eye(7))
     if arguments[-1] == "sweeps/twelve":
         run_sweep(make_plan(job("toy_generators:smooth_of_twelve", count=2, name="twelve")), serial_pool)
-    said = call("axes", "sweeps/toy", *arguments, "--scored", "2", "--random", "0", "--draws", "5")
-    assert said.code == code, said.err
-    assert "error" in said.err
-    assert "Traceback" not in said.err
+    printed = call("axes", "sweeps/toy", *arguments, "--scored", "2", "--random", "0", "--draws", "5")
+    assert printed.code == code, printed.err
+    assert "error" in printed.err
+    assert "Traceback" not in printed.err
 
 
 def test_an_interrupted_walk_goes_on_where_it_stopped(here, tmp_path, monkeypatch):

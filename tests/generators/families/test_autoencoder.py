@@ -116,12 +116,12 @@ def test_a_decoder_with_spatial_norms_is_recognised_and_runs_on_the_fast_path():
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [({"_class_name": "AutoencoderKL"}, "AutoencoderKL"), ({"lookup_from_codebook": True}, "indices")],
 )
-def test_a_config_that_contradicts_the_tensors_is_refused(change, told, tmp_path):
+def test_a_config_that_contradicts_the_tensors_is_refused(change, message, tmp_path):
     config = json.loads((folder_of("vqmodel") / "config.json").read_text()) | change
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / FILE).write_bytes((folder_of("vqmodel") / FILE).read_bytes())
-    with pytest.raises(WeightsError, match=told):
+    with pytest.raises(WeightsError, match=message):
         load_generator(tmp_path, device="cpu")

@@ -96,10 +96,10 @@ def plain_attention(x, state, name):
 
     asking = convolved(x, state, f"{name}snconv1x1_theta").flatten(2)
     asked = pooled(convolved(x, state, f"{name}snconv1x1_phi"))
-    told = pooled(convolved(x, state, f"{name}snconv1x1_g"))
+    values = pooled(convolved(x, state, f"{name}snconv1x1_g"))
     score = torch.exp(torch.einsum("bcp,bcq->bpq", asking, asked))
     share = score / score.sum(dim=2, keepdim=True)
-    heard = torch.einsum("bpq,bcq->bcp", share, told).unflatten(2, x.shape[2:])
+    heard = torch.einsum("bpq,bcq->bcp", share, values).unflatten(2, x.shape[2:])
     return x + state[f"{name}gamma"] * convolved(heard, state, f"{name}snconv1x1_o_conv")
 
 

@@ -153,7 +153,7 @@ def sentences(result: Result) -> list[str]:
             if is_apart is None or one["value"] is None or other["value"] is None:
                 continue
             digits = digits_of(name)
-            verdict = "are apart" if is_apart else "overlap: this number does not tell it from the control"
+            verdict = "are apart" if is_apart else "overlap: this number does not distinguish it from the control"
             lines.append(
                 f"{sentence_case(LABELS[name])}: "
                 f"{one['value']:.{digits}f} ({shown_interval(one['ci95'], digits)}) in {result.about.name}, "

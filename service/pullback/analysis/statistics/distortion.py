@@ -3,7 +3,7 @@
 The distortion is the mean Grassmann distance of the leading subspaces of random pairs over that of near pairs (Choi,
 Hwang, Cho & Kang, "Analyzing the Latent Space of GAN through Local Dimension Estimation", arXiv 2205.13182, 2022). It
 is 1 where the subspace changes no less between near codes than between any two, as it does if the axes are global, or
-if they are unrelated; the distances themselves, beside that of random subspaces, tell which. It is large where every
+if they are unrelated; the distances themselves, beside that of random subspaces, show which. It is large where every
 region of the latent space has axes of its own.
 
 Near pairs are each sample and its nearest neighbour among the codes of the sweep. Choi et al. draw a code close to each

@@ -162,7 +162,7 @@ def _spaces(
     for part, sums in weighted_sums(coefficients, samples.eigenvectors, weights):
         for matrix, count in zip(sums, weights[part].sum(axis=1), strict=True):
             values, rows = leading_pairs(matrix / max(count, 1) + constant, sizes[-1])
-            # Logarithms are of either sign: only differences of eigenvalues tell whether there is a subspace.
+            # Logarithms are of either sign: only differences of eigenvalues show whether there is a subspace.
             shifted = values - values[-1] + float(np.ptp(values))
             for size, k in zip(found, sizes, strict=True):
                 size.append(rows[:k] if bool(has_leading(shifted, k)) else None)

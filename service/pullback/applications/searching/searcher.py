@@ -50,7 +50,7 @@ class Searcher(ABC):
 
     Attributes:
         population: codes of a generation.
-        generation: number of generations told so far.
+        generation: number of generations whose scores it has received.
     """
 
     default_population: int | None = 40

@@ -69,7 +69,7 @@ def run_search(
     *,
     seconds: float | None = None,
     state: State | None = None,
-    told: Callable[[dict[str, npt.NDArray[Any]], Trace], None] = lambda state, trace: None,
+    after_generation: Callable[[dict[str, npt.NDArray[Any]], Trace], None] = lambda state, trace: None,
 ) -> Trace:
     """Search until the budget or the time is used up. At least one generation is scored.
 
@@ -79,8 +79,8 @@ def run_search(
         noise: added to what the searcher sees.
         evaluations: budget; the last generation ends at or before it.
         seconds: time limit, checked after each generation.
-        state: what `told` got last, to go on from there.
-        told: called after each generation with the state and the trace.
+        state: the last state that `after_generation` received, to resume from it.
+        after_generation: called after each generation with the state and the trace.
     """
     trace = Trace()
     if state is not None:
@@ -105,5 +105,5 @@ def run_search(
         trace.codes.append(codes[int(np.argmax(seen))].copy())
         trace.seconds = before + time.monotonic() - begun
         arrays = {f"s_{name}": value for name, value in searcher.state().items()}
-        told({**arrays, **{f"t_{name}": value for name, value in trace.state().items()}}, trace)
+        after_generation({**arrays, **{f"t_{name}": value for name, value in trace.state().items()}}, trace)
     return trace
