@@ -133,6 +133,17 @@ def test_lbfgs_finds_the_minimum_that_scipy_finds(problem, with_metric):
     assert float(values.max()) < 1e-10
 
 
+def test_lbfgs_along_leading_axes_stays_in_their_span_and_minimises_there(problem):
+    objective, _, start, metric = problem
+    found, *_ = run(problem, lbfgs.minimise, metric=metric, leading=2, steps=100)
+    axes = torch.linalg.eigh(metric)[1]
+    moved = (found - start) @ axes
+    assert float(moved[:, :-2].abs().max()) < 1e-9
+    assert float(moved[:, -2:].abs().min()) > 1e-3
+    _, half = objective.gradients(found, torch.arange(3))
+    assert float((half @ axes[:, -2:]).abs().max()) < 1e-5
+
+
 def test_lbfgs_with_a_metric_is_lbfgs_in_whitened_coordinates(problem, mse):
     objective, _, start, metric = problem
     spectrum, axes = torch.linalg.eigh(metric)

@@ -1,7 +1,8 @@
 """The default of an inversion: screening of starts, L-BFGS far from the target, Levenberg-Marquardt near it.
 
 1. A few L-BFGS steps from every start, batched, choose the best starts of each target by the value of f.
-2. L-BFGS takes these near the target. Gradients cost little, and far away the quadratic model of f is wrong.
+2. L-BFGS takes these near the target. Gradients cost little, and far away the quadratic model of f is wrong. With a
+   metric, this can begin along its leading axes alone, which change the image most (`continuation`).
 3. Levenberg-Marquardt with lagged Jacobians ends at the minimum, where it converges quadratically. The best start of a
    target goes first. The next one follows while the target is not solved and the budget lasts. L-BFGS can take this
    phase too.
@@ -34,6 +35,7 @@ def minimise(
     metric: Tensor | None = None,
     screening: int = 10,
     kept: int = 3,
+    continuation: tuple[int, ...] = (),
     first_order: int = 40,
     first_damping: float = 1e-2,
     last: Literal["levenberg_marquardt", "lbfgs"] = "levenberg_marquardt",
@@ -51,7 +53,9 @@ def minimise(
         metric: M [n, n], the first Hessian of L-BFGS; None for plain L-BFGS.
         screening: L-BFGS gradients of every start.
         kept: starts of a target that go on.
-        first_order: L-BFGS gradients of each of these.
+        continuation: numbers of leading axes of the metric along which these move first, one after the other, each for
+            as many L-BFGS gradients as `screening`; empty for none.
+        first_order: L-BFGS gradients of each of these along all axes.
         first_damping: first μ of Levenberg-Marquardt, relative to the largest eigenvalue of A.
         last: the solver of the last phase.
         jacobians: most Jacobians of a start in the last phase.
@@ -64,9 +68,21 @@ def minimise(
     order = ranked(values, target)
     chosen = order[:kept].flatten()
     chosen = chosen[chosen >= 0]
-    if not watch.spent and first_order:
+    stages: list[tuple[int | None, int]] = [(min(leading, codes.shape[1]), screening) for leading in continuation] + [
+        (None, first_order)
+    ]
+    for leading, steps in stages:
+        if watch.spent or not steps:
+            continue
         best[chosen], values[chosen] = lbfgs.minimise(
-            objective, best[chosen], target[chosen], rows_of(condition, chosen), watch, metric=metric, steps=first_order
+            objective,
+            best[chosen],
+            target[chosen],
+            rows_of(condition, chosen),
+            watch,
+            metric=metric,
+            leading=leading,
+            steps=steps,
         )
     rank = torch.full_like(values, torch.inf)
     rank[chosen] = values[chosen]

@@ -5,7 +5,8 @@ CPU the gradients of 8 rows at once cost a third of 8 single ones. The line sear
 and doubling (Lewis & Overton, Mathematical Programming 141, 2013, algorithm 2.6), so sᵀy > 0 for every pair. The
 direction is the two-loop recursion of Nocedal (Mathematics of Computation 35, 1980).
 
-With H₀ = γ (M + μI)⁻¹ as first inverse Hessian, L-BFGS in z is the same as plain L-BFGS in y = (M + μI)^½ z.
+With H₀ = γ (M + μI)⁻¹ as first inverse Hessian, L-BFGS in z is the same as plain L-BFGS in y = (M + μI)^½ z. Where
+gradients are projected on the span of leading axes of M, which H₀ maps to itself, codes stay in that span.
 """
 
 import torch
@@ -29,6 +30,13 @@ def damped_inverse(metric: Tensor, damping: float) -> Tensor:
     return inverse
 
 
+def leading_span(metric: Tensor, count: int) -> Tensor:
+    """Return the projection [n, n] float64 on the span of the leading axes of M [n, n]."""
+    axes = torch.linalg.eigh(metric.to(torch.float64))[1][:, -count:]
+    span: Tensor = axes @ axes.T
+    return span
+
+
 def minimise(
     objective: Objective,
     codes: Tensor,
@@ -38,6 +46,7 @@ def minimise(
     *,
     metric: Tensor | None = None,
     damping: float = 1e-3,
+    leading: int | None = None,
     steps: int = 1000,
 ) -> tuple[Tensor, Tensor]:
     """Minimise f from several codes.
@@ -50,6 +59,7 @@ def minimise(
         watch: called after each gradient; returns whether to stop.
         metric: M [n, n], a metric whose damped inverse is the first inverse Hessian; None for plain L-BFGS.
         damping: μ relative to the largest eigenvalue of M.
+        leading: number of leading axes of M along which codes move; None for all. It needs a metric.
         steps: most gradients of a row.
 
     Returns:
@@ -57,14 +67,19 @@ def minimise(
     """
     here = codes.detach().to(torch.float64).clone()
     first = None if metric is None else damped_inverse(metric.to(here), damping)
-    value, half = objective.gradients(here, target, condition)
-    slope = 2 * half
+    span = None if metric is None or leading is None else leading_span(metric.to(here), leading)
+
+    def gradients(codes: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        found, half = objective.gradients(codes, target[rows], rows_of(condition, rows))
+        return found, 2 * half if span is None else 2 * half @ span
+
+    active = torch.arange(len(here), device=here.device)
+    value, slope = gradients(here, active)
     best, values = here.clone(), value.clone()
     pairs = _Pairs(len(here), here.shape[1], first, here)
     direction = pairs.direction(slope)
     step = _first_step(slope, direction)
     low, high, trials = torch.zeros_like(step), torch.full_like(step, torch.inf), torch.zeros_like(step)
-    active = torch.arange(len(here), device=here.device)
     if watch(target, here, value, condition):
         return best, values
     for _ in range(steps - 1):
@@ -72,8 +87,7 @@ def minimise(
         if len(active) == 0:
             break
         trial = here[active] + step[active, None] * direction[active]
-        found, half = objective.gradients(trial, target[active], rows_of(condition, active))
-        new = 2 * half
+        found, new = gradients(trial, active)
         downhill = (slope[active] * direction[active]).sum(dim=1)
         enough = found <= value[active] + _DECREASE * step[active] * downhill
         flat = (new * direction[active]).sum(dim=1) >= _CURVATURE * downhill

@@ -69,6 +69,12 @@ SOLVERS: Mapping[str, Solver] = {
     "hybrid_lbfgs_metric": Solver(
         "hybrid, L-BFGS with the metric to the end", hybrid.minimise, {"last": "lbfgs"}, metric="matrix"
     ),
+    "hybrid_continuation": Solver(
+        "hybrid, L-BFGS along 10, 25, 50 and all axes to the end",
+        hybrid.minimise,
+        {"last": "lbfgs", "continuation": (10, 25, 50)},
+        metric="matrix",
+    ),
     "adam": Solver("Adam", adam.minimise, tuned=_RATES),
     "adam_basis": Solver("Adam in the eigenbasis", adam.minimise, metric="basis", tuned=_RATES),
     "adam_quarter": Solver("Adam scaled by Λ^-1/4", adam.minimise, metric="basis", power=0.25, tuned=_RATES),
