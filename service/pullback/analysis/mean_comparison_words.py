@@ -103,7 +103,7 @@ def means_note(content: Mapping[str, Any]) -> str:
             "repeats samples and its means are less alike."
         )
     else:
-        made = "There are no intervals: the codes are too large for bootstrap draws of the means."
+        made = "There are no intervals: they need 10 bootstrap draws, and there are fewer for large codes."
     return (
         f"The mean metrics average {' '.join(parts)}. {made} Random axes: {content['random_axes']} times, the mean "
         "metric of A keeps its eigenvalues and gets random axes."
