@@ -60,8 +60,21 @@ def test_every_number_comes_from_a_measurement(result):
 def test_the_table_has_every_part(result):
     stream = io.StringIO()
     analysis_table(result, Console(file=stream, width=140))
-    for part in ("the paper's loop", "all pairs", "sampled pairs", "streaming"):
+    for part in ("the paper's loop", "all pairs", "sampled pairs", "streaming", "all pairs, times the loop"):
         assert part in stream.getvalue()
+
+
+def test_goals_stand_beside_what_was_measured(result):
+    two = {**result, "shared": {**result["shared"], "workers": 2, "times_faster": 1.7}}
+    found = {each["what"]: each for each in analysis.goals(two)}
+    assert found["two processes, times one"] == {
+        "what": "two processes, times one",
+        "goal": 1.8,
+        "measured": 1.7,
+        "reached": False,
+    }
+    assert found["streaming, GiB of memory"]["reached"], "at most, not at least"
+    assert len(result["goals"]) == 3, "one process has no goal for two"
 
 
 def test_sizes_are_checked():

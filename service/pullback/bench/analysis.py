@@ -7,7 +7,7 @@ threads when it starts, and memory depends on what ran before.
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -95,7 +95,7 @@ def bench_analysis(settings: AnalysisBench, say: Callable[[str], None] = lambda 
         stream = _ask("stream", folder, draws=settings.draws)
     pairs = settings.samples**2
     loop = {name: _mean([each[name] for each in loops]) * pairs for name in ("seconds", "cpu_seconds")}
-    return {
+    result = {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "versions": {"numpy": version("numpy"), "pullback": version("pullback")},
         "cores": os.cpu_count(),
@@ -118,6 +118,26 @@ def bench_analysis(settings: AnalysisBench, say: Callable[[str], None] = lambda 
         },
         "stream": {**stream, "bytes": written["bytes"], "samples": settings.stream_samples, **sizes},
     }
+    return {**result, "goals": goals(result)}
+
+
+def goals(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what the statistics should reach, beside what was measured, and whether that is enough.
+
+    The goals are those of the default sizes with two processes; small sizes reach none of them.
+    """
+    shared, stream = result["shared"], result["stream"]
+    measured: list[tuple[str, float, float, bool]] = [
+        ("all pairs, times the loop", 3.5, result["full"]["times_faster"], True),
+        ("sampled pairs, times the loop", 20.0, result["sampled"]["times_faster"], True),
+        ("streaming, GiB of memory", 2.0, stream["peak_bytes"] / 2**30, False),
+    ]
+    if shared["workers"] == 2:
+        measured.insert(2, ("two processes, times one", 1.8, shared["times_faster"], True))
+    return [
+        {"what": what, "goal": goal, "measured": value, "reached": value >= goal if larger else value <= goal}
+        for what, goal, value, larger in measured
+    ]
 
 
 def paper_loop(eigenvalues: np.ndarray, eigenvectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -146,3 +146,8 @@ def analysis_table(result: Mapping[str, Any], console: Console) -> None:
         f"{stream['seconds_reading']:.3g} s, {display.size(stream['peak_bytes'])} of memory",
     }
     console.print(display.two_columns(rows))
+    goals = display.table_of("=goal", ">at least or at most", ">measured", "")
+    for each in result["goals"]:
+        reached = "reached" if each["reached"] else "not reached"
+        goals.add_row(each["what"], f"{each['goal']:g}", f"{each['measured']:.3g}", reached)
+    console.print(goals)
