@@ -219,7 +219,7 @@ def test_the_goals_are_judged_by_the_rows():
     assert "8 Jacobians (median)" in near
     assert "Its time over that of L-BFGS is 0.33" in near
     assert "needs 0.60 of the gradients" in metric
-    assert "4 of them crops of a photograph" in outside
+    assert "4 of them cut from a photograph" in outside
     assert "The eigenbasis makes no difference that shows" in basis
     assert "A random basis harms" in basis
     assert goals(rows, 6, None)[0].reached is None

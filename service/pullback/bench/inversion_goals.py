@@ -188,7 +188,7 @@ def _out_of_range(rows: Rows) -> Goal:
     ratio, low, high = ratio_of_pairs(one, two)
     photographs = sum(target % PHOTOGRAPH[1] == PHOTOGRAPH[0] for target in targets)
     text = (
-        f"On {len(targets)} images, {photographs} of them crops of a photograph, the held-out distance of the default "
+        f"On {len(targets)} images, {photographs} of them cut from a photograph, the held-out distance of the default "
         f"is {np.median(one):.3f} and that of Adam {np.median(two):.3f} (medians). The ratio is {ratio:.2f} (95 %: "
         f"{low:.2f} to {high:.2f}), lower on {int((one < two).sum())} of {len(targets)}, p = {p:.2g}."
     )
@@ -203,7 +203,7 @@ def least_p(count: int) -> float:
 
 
 def _basis(rows: Rows, n: int) -> Goal:
-    name = "Does the eigenbasis help Adam? Settled either way"
+    name = "Whether the eigenbasis helps Adam is settled"
     found = _found(rows, "S1", n)
     if missing := _missing(name, ("adam", "adam_basis"), found):
         return missing

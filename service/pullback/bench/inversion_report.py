@@ -1,5 +1,6 @@
 """The result document of the benchmark of inversion: one Markdown file with figures, written from the rows."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -103,21 +104,21 @@ def _head(runs: Sequence[InversionBench], rows: Rows) -> str:
     )
     limits = f"{settings.budget:g} forward equivalents ({settings.local_budget:g} on S4)"
     if settings.seconds is not None:
-        limits = f"{settings.seconds:g} CPU seconds and {limits}"
+        bound = max((row["work"] for row in rows), default=0.0) >= min(settings.budget, settings.local_budget)
+        limits = f"{settings.seconds:g} CPU seconds" + (f" and {limits}" if bound else "")
     starts = [row["start_seconds"] for row in rows if row.get("start_seconds")]
     cost = f" They take {np.median(starts):.2g} CPU seconds a target, which is not counted." if starts else ""
     commands = "\n".join(_command(run) for run in runs)
-    return f"""# Solvers of inversion on {settings.generator}
-
-Written by `pullback bench inversion` from {len(rows)} rows, which took {seconds:.0f} CPU seconds with one thread. The
-objective f is {settings.distance} + 10 · MSE (+ prior). A target has at most {limits}. The work is counted in forward
-equivalents: 1 for an image, 3 for a gradient, 1 for a column of a Jacobian. All arms have the same starts for a target:
-a ridge regression on own samples, the nearest one{f", {settings.random} random ones" if settings.random else ""}.
-{cost.strip()} The mean metric is that of {settings.metric_samples} own samples under {settings.distance}. {tuning}
-
-```sh
-{commands}
-```"""
+    text = (
+        f"Written by `pullback bench inversion` from {len(rows)} rows, which took {seconds:.0f} CPU seconds with one "
+        f"thread. The objective f is {settings.distance} + 10 · MSE (+ prior). A target has at most {limits}. The work "
+        "is counted in forward equivalents: 1 for an image, 3 for a gradient, 1 for a column of a Jacobian. All arms "
+        "have the same starts for a target: a ridge regression on own samples, the nearest one"
+        f"{f', and {settings.random} random ones' if settings.random else ''}.{cost} The mean metric is that of "
+        f"{settings.metric_samples} own samples under {settings.distance}. {tuning}"
+    )
+    filled = textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
+    return f"# Solvers of inversion on {settings.generator}\n\n{filled}\n\n```sh\n{commands}\n```"
 
 
 def _in_words(settings: Mapping[str, Any]) -> str:
