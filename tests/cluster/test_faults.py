@@ -120,7 +120,7 @@ def test_a_generator_that_gives_nan_everywhere_is_ended_as_broken_and_told(our_r
 
 
 def test_readers_see_whole_snapshots_while_a_sweep_runs(our_ray, make_job):
-    job = make_job("toy_generators:slow", count=10, shard_size=1, workers=1)
+    job = make_job("toy_generators:slow", count=6, shard_size=1, workers=1)
     over, problems, counts = threading.Event(), [], []
 
     def read():
@@ -135,7 +135,7 @@ def test_readers_see_whole_snapshots_while_a_sweep_runs(our_ray, make_job):
                 problems.append(before)
             if sweep.status() != before:
                 problems.append((before, sweep.status()))
-            time.sleep(0.05)
+            time.sleep(0.2)
 
     reader = threading.Thread(target=read)
     reader.start()

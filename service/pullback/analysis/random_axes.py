@@ -17,6 +17,8 @@ FRAME_OPERATIONS = 2e10
 """Floating-point operations that are spent on random frames: about a second of one core."""
 
 LEAST_FRAMES = 8
+TOGETHER_BYTES = 2 * 2**20
+"""Memory of the random frames, and of the eigenvectors, that are compared at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,16 +51,19 @@ def random_axes(spectra: Spectra, eigenvectors: Stack, draws: int, seed: int, re
     frame_of = np.sort(np.arange(draws) % frames)
     pairs = generator.integers(len(spectra), size=(draws, 2))
     parts: list[PairValues] = []
-    for number in range(frames):
-        few = pairs[frame_of == number]
-        axes = singles(
-            random_frames(1, kept, latent, generator, np.float32)
-        )  # no sign of an axis changes a correlation
-        for pair in few:
+    together = max(1, TOGETHER_BYTES // (4 * latent * kept))
+    for start in range(0, frames, together):
+        axes = singles(  # no sign of an axis changes a correlation
+            random_frames(min(together, frames - start), kept, latent, generator, np.float32)
+        )
+        here = (frame_of >= start) & (frame_of < start + together)
+        few, frame = pairs[here], frame_of[here] - start
+        for first in range(0, len(few), together):
+            chosen = slice(first, first + together)
+            samples, place = np.unique(few[chosen, 1], return_inverse=True)
             # One frame stands for one metric: its entries are those of sample i's eigenvalues along the frame.
-            right = singles(eigenvectors[int(pair[1]) : int(pair[1]) + 1])
-            zero = np.zeros(1, dtype=np.int64)
-            parts.append(compare(spectra, pair[None], axes, right, (zero, zero)))
+            right = singles(eigenvectors[samples])
+            parts.append(compare(spectra, few[chosen], axes, right, (frame[chosen], place)))
     found = join(parts)
     values = np.stack([_mean(found.log), _mean(found.linear), found.vec])
     defined = np.isfinite(values)
