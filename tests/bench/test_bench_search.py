@@ -96,6 +96,7 @@ def test_rows_are_not_computed_again_and_the_document_is_written_from_them(suite
     text = document([clean, noisy], ["a.png", "b.png"], "pullback bench search")
     assert text.count("| SphereCMA |") == 2
     assert "2 units" in text
+    assert "2 units cannot judge the goal" in text
     assert bench.outcomes_of([]) == []
     path.write_text("nonsense\n")
     with pytest.raises(PullbackError):

@@ -116,6 +116,11 @@ def outcome(rows: Sequence[Mapping[str, Any]], suite: str, noise: float, referen
     return Outcome(suite, noise, units, repeats, budget, known, grid, arms, reference, comparisons)
 
 
+def compared(arm: Endpoints, reference: Endpoints) -> Comparison:
+    """Return one arm minus another; p is that of a single test."""
+    return _compared([arm], reference)[0]
+
+
 def _top(rows: Sequence[Mapping[str, Any]]) -> float:
     """The largest possible score of a unit where it is known, or the largest found by any run."""
     known = rows[0]["known"]
