@@ -15,7 +15,15 @@ from pullback.bench.inversion_goals import goals
 from pullback.bench.inversion_problems import Problems
 from pullback.bench.inversion_report import write_report
 from pullback.bench.inversion_settings import ARMS, InversionBench
-from pullback.bench.inversion_statistics import Outcome, compare, complete_targets, expected_work, outcome, wilson
+from pullback.bench.inversion_statistics import (
+    Outcome,
+    compare,
+    complete_targets,
+    expected_work,
+    outcome,
+    ratio_of_pairs,
+    wilson,
+)
 from pullback.bench.inversion_tuning import best_configuration, configurations
 from pullback.errors import PullbackError, SpecError
 
@@ -167,6 +175,14 @@ def test_a_comparison_is_paired():
     assert (same.ratio, same.p, same.p_success) == (1, 1, 1)
 
 
+def test_a_ratio_is_bounded_where_only_the_reference_did_not_get_there():
+    one, two = np.array([1.0, 2.0, np.inf, 3.0]), np.array([2.0, np.inf, np.inf, 1.0])
+    assert ratio_of_pairs(one, two)[0] == 1.75
+    assert ratio_of_pairs(one, two, ends=np.array([9.0, 8.0, 9.0, 9.0]))[0] == 0.5
+    assert math.isnan(ratio_of_pairs(one[2:3], two[2:3])[0])
+    assert math.isinf(ratio_of_pairs(np.array([np.inf]), np.array([1.0]))[0])
+
+
 def test_holm_and_wilson_agree_with_published_examples():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     low, high = wilson(8, 10)
@@ -197,7 +213,7 @@ def made(suite, arm, target, distance, **more):
         "columns": 0,
         "gradients": 10,
         "norm": 1.0,
-        "reached": [[1e-8, work, more.get("seconds", 4.0)]] if distance < 1e-8 else [],
+        "reached": [[each, work, more.get("seconds", 4.0)] for each in (1e-4, 1e-8)] if distance < 1e-8 else [],
         **more,
     }
 
@@ -217,8 +233,8 @@ def test_the_goals_are_judged_by_the_rows():
     recovery, near, metric, outside, basis = (each.line for each in found)
     assert "recovers 20 of 20 (100%" in recovery
     assert "8 Jacobians (median)" in near
-    assert "Its time over that of L-BFGS is 0.33" in near
-    assert "needs 0.60 of the gradients" in metric
+    assert "Its time over that of L-BFGS is 0.33 (median" in near
+    assert "To f ≤ 1e-08, L-BFGS with the metric needs 0.60 (median" in metric
     assert "4 of them cut from a photograph" in outside
     assert "The eigenbasis makes no difference that shows" in basis
     assert "A random basis harms" in basis

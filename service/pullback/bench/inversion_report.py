@@ -117,8 +117,22 @@ def _head(runs: Sequence[InversionBench], rows: Rows) -> str:
         f"{f', and {settings.random} random ones' if settings.random else ''}.{cost} The mean metric is that of "
         f"{settings.metric_samples} own samples under {settings.distance}. {tuning}"
     )
+    text += _speed(rows)
     filled = textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
     return f"# Solvers of inversion on {settings.generator}\n\n{filled}\n\n```sh\n{commands}\n```"
+
+
+def _speed(rows: Rows) -> str:
+    """How fast the machine was, from the rows of arms that do little else; nothing without such rows."""
+    parts = []
+    for arm, key, words in (
+        ("lbfgs", "gradients", "gradient"),
+        ("levenberg_marquardt_exact", "columns", "column of a Jacobian"),
+    ):
+        seconds = [row["seconds"] / row[key] for row in rows if row["suite"] == "S4" and row["arm"] == arm and row[key]]
+        if seconds:
+            parts.append(f"{1000 * np.median(seconds):.1f} ms for a {words}")
+    return f" On this machine, one code takes {' and '.join(parts)} (medians of S4)." if parts else ""
 
 
 def _in_words(settings: Mapping[str, Any]) -> str:

@@ -125,18 +125,30 @@ def mcnemar(arm: Outcome, reference: Outcome) -> float:
     return float(binomtest(gained, changed).pvalue) if changed else 1.0
 
 
-def ratio_of_pairs(one: np.ndarray, two: np.ndarray, draws: int = 10_000, seed: int = 0) -> tuple[float, float, float]:
+def ratio_of_pairs(
+    one: np.ndarray, two: np.ndarray, ends: np.ndarray | None = None, draws: int = 10_000, seed: int = 0
+) -> tuple[float, float, float]:
     """Return the median of the ratios of paired positive numbers with its 95 % bootstrap interval.
 
-    Pairs with an infinite number are left out; NaN without any pair.
+    Args:
+        one: numerators; infinite for an arm that did not get there.
+        two: denominators, likewise.
+        ends: what the second arm had spent at its end. Where only that arm did not get there, the ratio with its end
+            stands for the true one, which is smaller. Without it such pairs are left out.
+        draws: bootstrap samples.
+        seed: their seed.
+
+    Returns:
+        The median and the ends of its interval; NaN without any pair, infinite where the first arm seldom got there.
     """
-    both = np.isfinite(one) & np.isfinite(two)
-    if not both.any():
+    known = np.isfinite(two) if ends is None else np.isfinite(one) | np.isfinite(two)
+    if not known.any():
         return np.nan, np.nan, np.nan
-    ratios = one[both] / two[both]
+    below = two if ends is None else np.where(np.isfinite(two), two, ends)
+    ratios = one[known] / below[known]
     drawn = np.random.default_rng(seed).integers(len(ratios), size=(draws, len(ratios)))
-    low, high = np.percentile(np.median(ratios[drawn], axis=1), [2.5, 97.5])
-    return float(np.median(ratios)), float(low), float(high)
+    medians = np.sort(np.median(ratios[drawn], axis=1))
+    return float(np.median(ratios)), float(medians[int(0.025 * draws)]), float(medians[int(0.975 * draws)])
 
 
 def wilson(successes: int, count: int, level: float = 0.95) -> tuple[float, float]:
