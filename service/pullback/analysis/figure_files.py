@@ -65,6 +65,13 @@ def to_bytes(figure: Figure, kind: Format, dpi: float = DPI) -> bytes:
     return _stable_names(content) if kind == "svg" else content
 
 
+def lay_out(figure: Figure) -> None:
+    """Lay a figure out once for all of its files; each would otherwise lay it out twice, which takes long."""
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
+    figure.set_layout_engine(None)  # with "none" each file would still be drawn twice
+
+
 def data_uri(content: bytes, kind: str) -> str:
     """Return content as a `data:` address, to stand in an HTML page without another file."""
     return f"data:{_TYPES[kind]};base64,{base64.b64encode(content).decode('ascii')}"

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from pullback.analysis.drawing import Figure
-from pullback.analysis.figure_files import FigureTable, data_uri, figure_tables, to_bytes
+from pullback.analysis.figure_files import FigureTable, data_uri, figure_tables, lay_out, to_bytes
 
 MOST_BYTES = 1_000_000
 """Size of a table beyond which it is not embedded: the matrix of 300 samples has 0.7 MB."""
@@ -37,6 +37,7 @@ class Embedded:
 
 def embedded(figure: Figure, stem: str) -> Embedded:
     """Return a figure for a page; its files are named after `stem`."""
+    lay_out(figure)
     files = [("PDF", f"{stem}.pdf", data_uri(to_bytes(figure, "pdf"), "pdf"))]
     tables, left_out = table_files(figure_tables(figure), stem)
     picture = data_uri(to_bytes(figure, "svg"), "svg")
