@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -163,13 +164,13 @@ def _out_of_range(images: Tensor, number: int, seed: int) -> Tensor:
 
 def _photograph(height: int, width: int, number: int, seed: int) -> Tensor:
     """A crop of the portrait that Matplotlib ships [1, 3, height, width], moved and mirrored by chance."""
-    from matplotlib.cbook import get_sample_data
     from PIL import Image
 
     stream = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(3, number)))
     left, top, right, bottom = _FACE
     across, down = stream.integers(-_SHIFT, _SHIFT + 1, 2)
-    with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as picture:
+    portrait = files("matplotlib").joinpath("mpl-data", "sample_data", "grace_hopper.jpg")
+    with portrait.open("rb") as opened, Image.open(opened) as picture:
         cut = picture.convert("RGB").crop((left + across, top + down, right + across, bottom + down))
         values = torch.from_numpy(np.asarray(cut, dtype=np.float32).copy() / 255).permute(2, 0, 1)[None]
     image = interpolate(values, (height, width), mode="bilinear", antialias=True)
