@@ -21,13 +21,14 @@ READS = ("state dicts with the keys map.weight and draw.weight",)  # TEMPLATE: a
 class Options(options.Options):
     """Everything that decides the network; a job gives them under `generator:`."""
 
-    # TEMPLATE: an option without a default that the file does not hold is an error that says what to add to the job.
+    # TEMPLATE: an option without a default that the file does not hold, as `size` here, has to be given in the job. The
+    # error says so, with this docstring.
     z_dim: int = Field(ge=1)
     """Numbers of an input of the mapping network."""
     w_dim: int = Field(ge=1)
     """Numbers of a code in W."""
     size: int = Field(ge=1)
-    """Height and width of the images in pixels; the file does not hold it."""
+    """Height and width of the images in pixels."""
 
 
 class Painter(FamilyGenerator):

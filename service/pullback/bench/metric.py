@@ -49,6 +49,7 @@ class MetricBench:
         generator: argument of `load_generator`.
         family: the family of a checkpoint; None to recognise it.
         space: the latent space of its codes; None for the family's first.
+        options: options of the family that the checkpoint does not hold.
         distance: name of a distance.
         trunk: trunk of LPIPS.
         size: height and width to which the distance resizes images; None keeps their size.
@@ -68,6 +69,7 @@ class MetricBench:
     generator: str
     family: str | None = None
     space: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
     distance: str = "lpips"
     trunk: str | None = None
     size: int | None = None
@@ -210,10 +212,11 @@ def _checked(bench: MetricBench) -> tuple[dict[str, dict[str, Any]], dict[str, A
             problems.append("methods: arpack needs scipy, which is not installed (pip install scipy)")
     if problems:
         raise SpecError(problems, _SOURCE)
+    chosen = {key: value for key in ("family", "space") if (value := getattr(bench, key)) is not None}
     setup = {
         "path": list(search_path),
         "generator": name,
-        "options": {key: value for key in ("family", "space") if (value := getattr(bench, key)) is not None},
+        "options": {**chosen, **bench.options},
         "distance": distance,
         "device": device,
         "threads": bench.threads,

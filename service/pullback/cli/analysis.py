@@ -52,8 +52,8 @@ Statistics = Annotated[
     typer.Option(
         "--statistic",
         autocompletion=complete_statistic,
-        help="A statistic of `pullback plugins`; can be given several times. By default anisotropy, homogeneity and "
-        "mean_metric.",
+        help="A statistic of `pullback plugins`; can be given several times. By default anisotropy, homogeneity, "
+        "mean_metric and certificate.",
         show_default=False,
     ),
 ]

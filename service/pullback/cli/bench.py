@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from pullback.cli import display, progress
 from pullback.cli.bench_tables import analysis_table, bench_table, scaling_table, simulation_table
-from pullback.cli.common import AsJson, err, print_json
+from pullback.cli.common import AsJson, FamilyOptions, err, key_values, print_json
 from pullback.cli.completion import complete_distance, complete_generator, complete_sweep
 
 Generator = Annotated[
@@ -32,6 +32,7 @@ def bench_metric(
     generator: Generator,
     family: Annotated[str | None, typer.Option(help="Family of a checkpoint; recognised if not given.")] = None,
     space: Annotated[str | None, typer.Option(help="Latent space of the codes, such as z, w or w+.")] = None,
+    option: FamilyOptions = None,
     distance: DistanceName = "lpips",
     trunk: Annotated[str | None, typer.Option(help="LPIPS's feature network: alex, vgg or squeeze.")] = None,
     size: Annotated[int | None, typer.Option(min=1, help="Height and width to which images are resized.")] = None,
@@ -56,6 +57,7 @@ def bench_metric(
         generator=generator,
         family=family,
         space=space,
+        options=key_values(option, "--option"),
         distance=distance,
         trunk=trunk,
         size=size,

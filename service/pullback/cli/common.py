@@ -75,6 +75,10 @@ AsJson = Annotated[
     bool, typer.Option("--json", callback=only_numbers, is_eager=True, help="Print JSON instead of a table.")
 ]
 
+FamilyOptions = Annotated[
+    list[str] | None,
+    typer.Option("--option", "-o", help="An option of the family, KEY=VALUE; may be repeated.", show_default=False),
+]
 Csv = Annotated[
     Path | None,
     typer.Option("--csv", help="Also write each table as a CSV file into this new folder.", show_default=False),

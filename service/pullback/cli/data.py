@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 
 from pullback.cli import display, progress
-from pullback.cli.common import AsJson, err, key_values, print_json
+from pullback.cli.common import AsJson, FamilyOptions, err, key_values, print_json
 from pullback.cli.completion import complete_generator, complete_weights
 
 generators_app = typer.Typer(help="List and inspect generators.", no_args_is_help=True)
@@ -26,10 +26,6 @@ _Family = Annotated[
     str | None, typer.Option(help="Family of the checkpoint, if it cannot be recognised.", show_default=False)
 ]
 _Space = Annotated[str, typer.Option(help="The latent space: z, w, w+, z+class, ...")]
-_Options = Annotated[
-    list[str] | None,
-    typer.Option("--option", "-o", help="An option of the family, KEY=VALUE; may be repeated.", show_default=False),
-]
 
 
 @generators_app.command("list")
@@ -52,7 +48,7 @@ def show_generator(
     network: _Network = None,
     family: _Family = None,
     space: _Space = "z",
-    option: _Options = None,
+    option: FamilyOptions = None,
     as_json: AsJson = False,
 ) -> None:
     """Load and check a generator; show its sizes, and which network its checkpoint gave."""
@@ -76,7 +72,7 @@ def doctor_generator(
     weights: Annotated[
         str | None, typer.Option(help="A weight file in place of the registered one.", show_default=False)
     ] = None,
-    option: _Options = None,
+    option: FamilyOptions = None,
     arg: Annotated[
         list[str] | None,
         typer.Option("--arg", help="An argument of a factory, KEY=VALUE; may be repeated.", show_default=False),
@@ -177,7 +173,7 @@ def convert_weights(
     target: Annotated[Path, typer.Argument(help="The file to write, NAME.safetensors.")],
     family: _Family = None,
     network: _Network = None,
-    option: _Options = None,
+    option: FamilyOptions = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a generator's tensors and options into one safetensors file, which needs no other file to be loaded."""

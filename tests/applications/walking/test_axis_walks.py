@@ -227,14 +227,14 @@ def test_mp4_gets_every_frame_with_even_sides(walks, here, tmp_path, monkeypatch
     assert (refused.code, "choose gif or webp" in " ".join(refused.err.split())) == (2, True)
 
     program = tmp_path / "ffmpeg"
-    program.write_text('#!/bin/sh\nfor last; do :; done\necho "$@" >> "$0.said"\ncat > "$last"\n')
+    program.write_text('#!/bin/sh\nfor last; do :; done\necho "$@" >> "$0.calls"\ncat > "$last"\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{path}")
     files = [each for each in walks.save(tmp_path / "made", ["mp4"]) if each.suffix == ".mp4"]
-    said = (tmp_path / "ffmpeg.said").read_text().splitlines()
-    assert len(files) == len(said) == 5
+    calls = (tmp_path / "ffmpeg.calls").read_text().splitlines()
+    assert len(files) == len(calls) == 5
     sheets = dict(walks.animations())
-    for file, line in zip(files, said, strict=True):
+    for file, line in zip(files, calls, strict=True):
         width, height = (side - side % 2 for side in sheets[file.stem][0].drawn().size)
         assert f"-s {width}x{height} " in line
         assert file.stat().st_size == 8 * width * height * 3  # five frames there, three back
