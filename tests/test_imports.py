@@ -9,8 +9,8 @@ import pullback
 
 PACKAGE = Path(pullback.__file__).parent
 ORDER = [
-    "errors", "citation", "plugins", "user_folders", "regular_files", "atomic_files", "standard_streams", "process_exit",
-    "signals",
+    "errors", "citation", "plugins", "user_folders", "regular_files", "atomic_files", "standard_streams",
+    "process_exit", "signals",
     "spec", "weights",
     "generators", "distances", "metric",
     "store", "sweep", "driving", "cluster",
