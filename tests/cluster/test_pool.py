@@ -116,7 +116,7 @@ def test_a_constructor_that_raises_is_told_once_and_at_once(our_ray, make_job):
 def test_constructors_that_only_die_end_the_run(our_ray, make_job):
     order, _ = order_of(make_job("toy_generators:smooth"))
     broken = replace(order, job=make_job("fragile_generators:dying_at_once"))
-    with pytest.raises(SweepError, match=r"cannot go on: its worker died[\s\S]*run the same command again"):
+    with pytest.raises(SweepError, match="its worker died"):
         list(RayPool(broken, 1, 2, Budgets(deaths_in_a_row=1)).results(range(8), lambda: False))
 
 

@@ -33,7 +33,7 @@ def plain_axes(figure: Figure, position: Any = 111, x: str = "", y: str = "", **
 
     Args:
         figure: the figure.
-        position: as of `Figure.add_subplot`.
+        position: as for `Figure.add_subplot`.
         x: name and unit of the horizontal axis.
         y: name and unit of the vertical axis.
         options: of `Figure.add_subplot`.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 FORMAT = 2
-"""The format that is read. Format 1 gave numbers of truncated metrics as those of whole ones."""
+"""The format that is read. Format 1 stated numbers of truncated metrics as those of whole ones."""
 
 _DRAWS, _POINTS = 1000, 1000
 _VARIABLES = {

@@ -1,7 +1,7 @@
 """The mean metrics of two sweeps, compared by the numbers of `cross_metrics`, with random axes beside them.
 
 H̄_A and H̄_B are the means over the compared samples of each sweep. The control gives H̄_A random axes and keeps its
-eigenvalues. There is no control by another code: a mean has none.
+eigenvalues. There is no control by another code, because a mean belongs to no single code.
 
 Intervals are the value ± 1.96 standard deviations of bootstrap draws. Each draw takes the same samples of both sweeps
 where these have the same codes, and computes both means again. Large n has fewer draws, or none: two decompositions of

@@ -1,4 +1,4 @@
-"""The comparison of two mean metrics for people: JSON, tables, a sentence, and how the numbers are made."""
+"""The comparison of two mean metrics in words: JSON, tables, a sentence, and how the numbers are made."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 _SIZE = 10
-"""The leading axes that the sentence is about, where there are so many."""
+"""Number of leading axes in the sentence, or fewer if the sweep has fewer."""
 
 
 def means_json(dataset: "xr.Dataset") -> dict[str, Any]:

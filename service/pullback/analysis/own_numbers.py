@@ -18,7 +18,7 @@ LABELS = {
     "c_lin": "homogeneity C_lin",
     "c_vec": "homogeneity C_vec",
 }
-"""What each quantity is, for people."""
+"""What each quantity is, in words."""
 
 
 def add_own(own: SideBySide) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -85,7 +85,7 @@ def own_table(result: Result, names: Sequence[str]) -> Table:
 
 
 def own_sentence(result: Result, index: int = 1, name: str = "c_log") -> list[str]:
-    """Return what a number is in the first and another sweep, and whether the interval of the difference excludes 0.
+    """State a number in the first and in another sweep, and whether the interval of the difference excludes 0.
 
     Args:
         result: of a statistic with these numbers.
@@ -113,7 +113,7 @@ def own_cautions(result: Result) -> list[str]:
     open_dims = any(sweep[name]["value"] is None for sweep in own for name in (*MEAN_DIMS, *SAMPLE_DIMS))
     if not open_dims:
         return []
-    return ["A dash stands where the kept eigenpairs, or the error of an estimated trace, leave a dimension open."]
+    return ["A dash: the kept eigenpairs, or the error of an estimated trace, do not determine the dimension."]
 
 
 def digits_of(name: str) -> int:

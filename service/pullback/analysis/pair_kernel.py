@@ -119,7 +119,7 @@ def compare(
 
 
 def _runs(i: Integers, j: Integers, most: int) -> Iterator[tuple[int, int]]:
-    """Yield start and stop of runs of pairs with one i and consecutive j, of at most so many pairs."""
+    """Yield start and stop of runs of pairs with one i and consecutive j, each of limited length."""
     breaks = np.flatnonzero((np.diff(i) != 0) | (np.diff(j) != 1)) + 1
     edges = [0, *breaks.tolist(), len(i)]
     for first, last in pairwise(edges):

@@ -1,4 +1,4 @@
-"""Means over pairs of samples, with what is known of their errors.
+"""Means over pairs of samples, with their errors.
 
 Two pairs that share a sample are not independent, so intervals come from the samples: by bootstrap over them where all
 pairs are compared, and by the variance for dyadic data (Aronow, Samii & Assenova, Political Analysis 23, 2015) where
@@ -15,7 +15,7 @@ from pullback.analysis.bootstrap import Floats, Integers, interval
 from pullback.analysis.pair_sampling import deviations, sampling_error
 
 NORMAL_95 = 1.959963984540054
-"""Standard deviations to either side that hold 95 % of a normal distribution."""
+"""Half-width of the 95 % interval of a normal distribution, in standard deviations."""
 
 SORTED_PAIRS = 20_000
 """Largest number of pairs for the bootstrap of a median. Of more pairs, evenly spaced ones are taken. The interval is
@@ -146,7 +146,7 @@ def dyadic_error(pairs: Integers, sums: Floats, samples: int) -> float:
 
     The variance is Σ e_p e_q over all p and q with a sample in common, divided by the squared number of pairs:
     Σ_i (Σ_{p ∋ i} e_p)² − Σ_p e_p² in the numerator (Aronow, Samii & Assenova, Political Analysis 23, 2015, eq. 2).
-    Where chance makes that smaller than for independent pairs, it is that of independent pairs.
+    If chance makes this smaller than the variance of independent pairs, the latter is returned.
 
     Args:
         pairs: `[pairs, 2]`.

@@ -53,7 +53,7 @@ def number_names(sizes: Sequence[int]) -> list[str]:
 
 
 def axis_label(name: str) -> str:
-    """Return what the number `cosine_RANK` or `overlap_SIZE` is, for people."""
+    """Describe the number `cosine_RANK` or `overlap_SIZE` in words."""
     kind, _, number = name.partition("_")
     return f"|cos| of eigenvectors {number}" if kind == "cosine" else f"overlap of the leading {number}"
 

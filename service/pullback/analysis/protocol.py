@@ -59,7 +59,7 @@ _LARGEST_IN_JSON = 4096
 
 @dataclass(frozen=True)
 class Table:
-    """Rows for people.
+    """Rows for tables.
 
     Attributes:
         columns: one heading a column; a heading that starts with `>` is of numbers, aligned to the right.

@@ -114,7 +114,7 @@ def usual_statistics(others: int) -> tuple[str, ...]:
         others: number of sweeps that are named besides the first.
 
     Raises:
-        SpecError: several statistics read so many sweeps, and one must be named.
+        SpecError: several statistics read this number of sweeps, so one must be named.
     """
     if others == 0:
         return DEFAULT_STATISTICS
@@ -125,7 +125,7 @@ def usual_statistics(others: int) -> tuple[str, ...]:
 
 
 def refuse_unfit(asked: Collection[str], others: int, source: str = "the analysis", key: str = "with") -> None:
-    """Check that statistics can read the first sweep and so many others.
+    """Check that statistics can read the first sweep and a number of others.
 
     Statistics of one sweep leave the others out, if at least one of the statistics reads them.
 

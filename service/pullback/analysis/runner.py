@@ -81,7 +81,7 @@ def compute_statistics(
     progress: NamedProgress | None = None,
     others: Sequence[Samples] = (),
 ) -> Analysis:
-    """Compute statistics over samples, without the cache; arguments and errors as of `run_statistics`."""
+    """Compute statistics over samples, without the cache; arguments and errors as for `run_statistics`."""
     refuse_unfit(asked, len(others))
     return Analysis({name: compute(samples, name, options, progress, others) for name, options in asked.items()})
 
@@ -93,7 +93,7 @@ def compute(
     progress: NamedProgress | None = None,
     others: Sequence[Samples] = (),
 ) -> Result:
-    """Compute one statistic; arguments and errors as of `run_statistics`."""
+    """Compute one statistic; arguments and errors as for `run_statistics`."""
     module = STATISTICS.module(name)
     others = tuple(others) if reads_several(name) else ()
 
@@ -131,7 +131,7 @@ def analyze(
         others: further sweeps, for statistics that compare several.
         draws: bootstrap samples, at least 1.
         seed: seed of the bootstrap, and of the choice of samples.
-        points: how many samples are compared in pairs at most, at least 2; the cost grows with its square.
+        points: largest number of samples that are compared in pairs, at least 2; the cost grows with its square.
         progress: called with steps done and their total.
         options: further options of the statistics, by the names of `pullback analyze --help`.
 

@@ -76,6 +76,6 @@ def numbers(samples: Sequence[int]) -> str:
 
 
 def shown_ranks(count: int) -> list[int]:
-    """Return the ranks that a table shows of so many, from 0: the first ones, some beyond, and the last."""
+    """Return the ranks, from 0, that a table shows: the first ones, some of the rest, and the last."""
     wanted = [0, 1, 2, 3, 4, 5, 9, 19, 49, count // 2, 99, 199, 499, 999, count - 1]
     return sorted({rank for rank in wanted if 0 <= rank < count})

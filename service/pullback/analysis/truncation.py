@@ -104,7 +104,7 @@ def count_range(leading: Floats, share: float, rest: Rest, untouched: int) -> tu
             ranks are known; 0 for the mean metric.
 
     Returns:
-        At least and at most so many; None where the kept part alone does not reach the share.
+        Lower and upper bound; None where the kept part alone does not reach the share.
     """
     sums = np.cumsum(leading)
     kept = float(sums[-1]) if len(sums) else 0.0
@@ -113,7 +113,7 @@ def count_range(leading: Floats, share: float, rest: Rest, untouched: int) -> tu
     at_most = int(reached[0]) + 1 if len(reached) else None
     counts = np.arange(1, len(leading) + 1)
     added = np.maximum(counts - untouched, 0) * rest.ceiling
-    # The trace of the rest, within its range, that lets so many eigenvalues carry the largest share.
+    # The trace of the rest, within its range, at which this number of eigenvalues carries the largest share.
     trace = np.clip(added, rest.low, rest.high)
     possible = np.flatnonzero(sums + np.minimum(added, trace) >= share * (kept + trace) - tolerance)
     if len(possible):

@@ -252,7 +252,7 @@ class Statistics(Document):
 
 
 class StatisticTable(Document):
-    """Rows for people."""
+    """Rows for tables."""
 
     title: str
     columns: list[str]

@@ -11,7 +11,7 @@ _JSON = "application/json"
 
 
 async def status_answer(service: Service, request: Request, id: str) -> Response:
-    """Return the present state of a sweep or a job, with its last snapshot in a header."""
+    """Return the current state of a sweep or a job, with its last snapshot in a header."""
 
     def read() -> Response:
         state = service.state(id)

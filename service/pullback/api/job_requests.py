@@ -26,7 +26,7 @@ _TAKEN_ENDINGS = (".zarr", ".html", ".jsonl")
 
 
 def read_job(body: bytes, content_type: str, allow_code: bool = False) -> JobSpec:
-    """Read the submitted job of a sweep; arguments and errors as of `read_any_job`."""
+    """Read the submitted job of a sweep; arguments and errors as for `read_any_job`."""
     job = read_any_job(body, content_type, allow_code)
     if not isinstance(job, JobSpec):
         raise SpecError([f"kind: this is a job of kind {job.kind!r}; send it to /v1/jobs"], _SOURCE)

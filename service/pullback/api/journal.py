@@ -76,7 +76,7 @@ async def follow(
         state: returns the sweep's state. The stream ends when no driver is running and every line was sent.
         offset: position of the first line.
         threads: reads the files.
-        poll_seconds: time between two looks at the journal.
+        poll_seconds: seconds between two reads of the journal.
         closing: returns whether the service is shutting down; the stream then ends without `event: end`.
         change: applied to every text of an event.
     """

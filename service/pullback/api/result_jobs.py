@@ -102,7 +102,7 @@ def job_routes(service: Service) -> APIRouter:
         responses=openapi.making(202, answers.Cancelled, "Its driver is asked."),
     )
     async def cancel(id: str) -> Response:
-        """Ask the driver to stop after the present step. Results are kept; submit the same job to resume."""
+        """Ask the driver to stop after the current step. Results are kept; submit the same job to resume."""
         return await cancel_answer(service, id, "it may still be asked to stop: ask for its status")
 
     @router.get(

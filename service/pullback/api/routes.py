@@ -145,7 +145,7 @@ def routes(service: Service) -> APIRouter:
         responses=openapi.reading("Pullback-Snapshot"),
     )
     async def status(request: Request, id: str) -> Response:
-        """Show the present state of a sweep, and whether a driver is running."""
+        """Show the current state of a sweep, and whether a driver is running."""
         return await status_answer(service, request, id)
 
     @router.get(
@@ -165,7 +165,7 @@ def routes(service: Service) -> APIRouter:
         responses=openapi.making(202, answers.Cancelled, "Its driver is asked to stop."),
     )
     async def cancel(id: str) -> Response:
-        """Ask the driver to stop after the present batch. Results are kept; submit the same job to resume."""
+        """Ask the driver to stop after the current batch. Results are kept; submit the same job to resume."""
         return await cancel_answer(service, id, "the driver may still be asked to stop: read the status")
 
     @router.get("/v1/sweeps/{id}/spectra", tags=["results"], response_model=answers.Spectra, responses=openapi.NUMBERS)

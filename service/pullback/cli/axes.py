@@ -156,7 +156,9 @@ def _refuse_formats(formats: list[str] | None) -> None:
     from pullback.applications.walking.pictures import FORMATS, NO_FFMPEG, has_ffmpeg
     from pullback.errors import SpecError
 
-    problems = [f"--format: {each!r} is none of {', '.join(FORMATS)}" for each in formats or () if each not in FORMATS]
+    problems = [
+        f"--format: {each!r} is not one of {', '.join(FORMATS)}" for each in formats or () if each not in FORMATS
+    ]
     if "mp4" in (formats or ()) and not has_ffmpeg():
         problems.append(f"--format: {NO_FFMPEG}")
     if problems:

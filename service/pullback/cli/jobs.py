@@ -59,7 +59,7 @@ def submit(
     address: Address = None,
     now: Annotated[bool, typer.Option("--now", help="Start at once, without waiting for earlier submissions.")] = False,
 ) -> None:
-    """Run a job in the background, here or on a Ray cluster. The same job again attaches, or goes on with it.
+    """Run a job in the background, here or on a Ray cluster. The same job again attaches to it, or resumes it.
 
     On this machine, one submission runs at a time; the others are queued.
     """
@@ -259,7 +259,7 @@ def _driver_output(store: Path) -> tuple[str, str]:
 
 @app.command()
 def cancel(target: Target) -> None:
-    """Stop a job after the batch at hand. What is done is kept, and the same job goes on from there."""
+    """Stop a job after the current batch. Finished work is kept, and the same job resumes."""
     from pullback.cluster.submission import cancel as cancel_job
 
     job = _target(target)

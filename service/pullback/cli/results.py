@@ -99,7 +99,7 @@ def run_here(plan: "ResultPlan", again: str) -> None:
     where = f"beside {escape(str(plan.base))}"
     if outcome.exit_code:
         err.print(f"cancelled: {outcome.finished} of {outcome.planned} results are kept {where}.")
-        err.print(f"to go on: {again}")
+        err.print(f"to resume: {again}")
         raise typer.Exit(outcome.exit_code)
     if outcome.computed == 0:
         err.print(f"nothing to do: all {outcome.planned} results are kept {where}.")

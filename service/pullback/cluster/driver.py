@@ -168,7 +168,7 @@ def cluster_pool(order: WorkOrder, plan: Plan) -> Iterator[Pool]:
 
 
 def say(text: str) -> None:
-    """Print a line. After an error (a full disk, a closed pipe) lines are discarded, and the sweep goes on."""
+    """Print a line. After an error (a full disk, a closed pipe) lines are discarded, and the sweep continues."""
     try:
         print(text, flush=True)
     except ValueError:  # closed

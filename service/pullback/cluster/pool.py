@@ -127,9 +127,9 @@ class RayPool:
             raise RefusedError(scheduler.fatal or "")
         if scheduler.fatal is not None:
             raise SweepError(
-                f"the sweep cannot go on: {scheduler.fatal}\nEvery committed shard is kept. If memory is short, lower "
-                "resources.workers or resources.memory_gib; `--serial` shows an error where it happens. "
-                "Then run the same command again to go on."
+                f"the sweep cannot continue: {scheduler.fatal}\nEvery committed shard is kept. If memory is short, "
+                "lower resources.workers or resources.memory_gib; `--serial` shows an error where it happens. "
+                "Then run the same command again to resume."
             )
 
     def _start(self, scheduler: Scheduler) -> None:

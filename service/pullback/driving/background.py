@@ -1,4 +1,4 @@
-"""Background drivers on this machine: `pullback run` in a process that goes on when the process that started it ends.
+"""Background drivers on this machine: `pullback run` in a process that outlives the process that started it.
 
 Sidecar files: the job as it runs (`.<name>.job.yaml`) and the driver's output (`.<name>.log`), besides those of
 `control`.

@@ -30,7 +30,7 @@ class DriverRecord:
 
     Attributes:
         life: its stage (`states.Life`).
-        message: why it failed, or why it cannot go on at the moment; empty otherwise.
+        message: why it failed, or why it is waiting at the moment; empty otherwise.
         host: name of its machine.
         pid: id of its process; 0 before there is one. In the stage `submitted`, the process that will become the
             driver.

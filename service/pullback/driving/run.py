@@ -66,7 +66,7 @@ class Outcome:
         failed: shards that were given up.
         interrupted: whether a signal stopped the run.
         cancelled: whether a cancel request stopped the run.
-        broken: why the run ended although its workers could go on; empty otherwise.
+        broken: why the run ended although its workers could continue; empty otherwise.
         snapshot: id of the last commit.
     """
 
@@ -227,7 +227,7 @@ class _Run:
         quarantined: finished samples that failed their certificate.
         started_with: samples that were finished when the run began.
         failed: shards that were given up.
-        broken: why the run must end; empty while it may go on.
+        broken: why the run must end; empty while it may continue.
     """
 
     def __init__(self, store: SweepStore, driver: Driver, plan: Plan, report: Callable[[SweepProgress], None]) -> None:

@@ -101,7 +101,7 @@ class Scheduler:
         self._failed_starts, self._start_again = 0, 0.0
         self._refusals = Refusals(self.budgets.storage_seconds)
         self.fatal: str | None = None
-        """Why the run must end; None while it can go on."""
+        """Why the run must end; None while it can continue."""
         self.fatal_failure: Failure | None = None
         """The kind of failure that ended the run, if it was a task's."""
 

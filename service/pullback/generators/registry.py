@@ -132,7 +132,7 @@ def load_generator(
     }
     generator: nn.Module
     if args is not None and not names_code(name):
-        raise ArgumentError("args", f"only a module:factory takes these, and {name} is none; omit them")
+        raise ArgumentError("args", f"only a module:factory takes these, and {name} is not one; omit them")
     if name in zoo():
         if family not in (None, zoo()[name].family):
             raise ArgumentError("family", f"{name} is of the family {zoo()[name].family}; omit it")

@@ -71,7 +71,7 @@ def named(opened: Sequence[tuple[Sweep, Analysis]]) -> list[Named]:
 
 
 def control_of(sweep: Sweep) -> str | None:
-    """Return which control of a trained generator a sweep is, such as "shuffled"; None if it is none."""
+    """Return which control of a trained generator a sweep is, such as "shuffled"; None if it is not a control."""
     generator = sweep.provenance.get("spec", {}).get("generator", {})
     control = generator.get("control") if isinstance(generator, dict) else None
     return str(control) if control else None

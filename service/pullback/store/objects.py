@@ -111,7 +111,7 @@ def remove_object(place: Location) -> None:
 
 
 def store_time(place: Location) -> datetime:
-    """Return the present time by the clock that dates a sweep's files, the file server's or the object store's.
+    """Return the current time by the clock that dates a sweep's files, the file server's or the object store's.
 
     Raises:
         StoreError: the storage cannot be written to.

@@ -132,7 +132,7 @@ class SweepStore:
             raise StoreError(
                 f"{self.location} was made by a newer version of Pullback (revision {self.revision} of the format, and "
                 f"this one writes {REVISION}), whose results have more columns. This version reads it; nothing was "
-                "changed. Update Pullback to go on with it."
+                "changed. Update Pullback to continue it."
             )
         if self._fork is None:
             folder = self._synced_folder

@@ -101,7 +101,7 @@ def unrecorded(there: Inputs, here: Inputs) -> list[str]:
 
     Args:
         there: what a sweep has recorded.
-        here: the present inputs.
+        here: the current inputs.
     """
     if there.sources or there.built:
         return []

@@ -93,7 +93,7 @@ class Plan:
 
     @property
     def place(self) -> Location:
-        """The location of the store, whatever the present working directory."""
+        """The location of the store, whatever the current working directory."""
         return placed(self.job, self.folder)
 
     @property
@@ -126,7 +126,7 @@ class SweepIdentity:
 
     @property
     def place(self) -> Location:
-        """The location of the store, whatever the present working directory."""
+        """The location of the store, whatever the current working directory."""
         return placed(self.job, self.folder)
 
 

@@ -195,7 +195,7 @@ def choose(
     if not allowed:
         raise WeightsError(
             f"the weight file {path} holds no generator by its names: {enumerated([*usable], 6)} could be built, but "
-            f"the name says something else. To use it all the same, set the option `network` to {next(iter(usable))}"
+            f"the name says something else. To use it nevertheless, set the option `network` to {next(iter(usable))}"
         )
     best = max(_rank(network) for network, _ in allowed)
     top = _different([pair for pair in allowed if _rank(pair[0]) == best])

@@ -4,8 +4,8 @@ The mean spectrum averages |eigenvalue| over samples rank by rank. dim(q) counts
 below q. Both have an interval from the bootstrap over samples.
 
 Invariants: scaling every metric by one positive factor changes no dimension. With a trace the shares refer to the whole
-spectrum, also where only the leading eigenpairs were kept. A count that the kept ranks and the trace do not decide is
-not stated.
+spectrum, also where only the leading eigenpairs were kept. A count that the kept ranks and the trace do not determine
+is not stated.
 """
 
 import json

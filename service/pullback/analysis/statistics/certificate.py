@@ -27,7 +27,7 @@ SUMMARY = "relative errors of the good metrics, against the limits that they wer
 
 
 NO_ERRORS = ("trace_share",)
-"""Quantities of a certificate that say what was kept, and are no errors."""
+"""Quantities of a certificate that record what was kept, and are not errors."""
 
 
 class Options(Base):

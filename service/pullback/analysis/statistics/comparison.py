@@ -188,7 +188,7 @@ def sentences(result: Result) -> list[str]:
 
 
 def cautions(result: Result) -> list[str]:
-    """Return which samples are left out, what truncation leaves open, and what cannot be compared."""
+    """Return which samples are left out, what truncation leaves undetermined, and what cannot be compared."""
     content, names = result.json, [about.name for about in result.sweeps]
     lines = []
     if content["different_codes"]:

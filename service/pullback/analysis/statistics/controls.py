@@ -5,7 +5,7 @@ The first sweep is that of the trained generator; the others are controls, such 
 homogeneity along random axes, which needs no other sweep. Wang & Ponce (ICLR 2021) use both controls. Sweeps with the
 same codes are compared code by code (paired bootstrap draws), others as independent sets.
 
-A number of the trained generator separates from a control if their 95 % intervals have no number in common.
+A number separates the trained generator from a control if their 95 % intervals do not overlap.
 """
 
 import json
@@ -34,7 +34,7 @@ SUMMARY = "a sweep beside its controls: anisotropy and homogeneity, with random 
 SWEEPS = "several"
 
 SENTENCES = ("dim_0.99", "c_log", "c_lin")
-"""The numbers that sentences are about."""
+"""The numbers that the sentences state."""
 
 
 class Options(BootstrapOptions):
@@ -192,7 +192,7 @@ def notes(result: Result) -> list[str]:
         f"{'; '.join(each)}.",
         "Random axes: random directions in place of one sample's eigenvectors, under the metric of another.",
         f"Intervals come from {options['draws']} bootstrap draws of the samples; homogeneity is that of at most "
-        f"{options['homogeneity_samples']} samples. Intervals are apart if they have no number in common.",
+        f"{options['homogeneity_samples']} samples. Intervals are apart if they do not overlap.",
     ]
 
 

@@ -345,7 +345,7 @@ def notes(result: Result) -> list[str]:
 
 
 def cautions(result: Result) -> list[str]:
-    """Return which relations do not exist in this sweep, and what the ranks that are not kept leave open."""
+    """Return which relations do not exist in this sweep, and what the ranks that are not kept leave undetermined."""
     found = result.json
     missing = [name for name, each in found["effects"].items() if each["value"] is None]
     constant = f"Not defined, because one of the two numbers does not vary: {', '.join(missing)}."

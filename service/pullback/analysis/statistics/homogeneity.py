@@ -118,7 +118,7 @@ def compute(samples: Samples, options: Options, progress: Progress) -> "xr.Datas
 
 
 def decisive(options: Options, samples: int) -> Options:
-    """Return the options that decide the result: where it is computed, and a limit above what there is, do not."""
+    """Return the options that determine the result. The device, and limits above the available numbers, do not."""
     points = min(options.points, samples)
     pairs = options.pairs
     if isinstance(pairs, int) and pairs >= points * (points - 1) // 2:
@@ -283,7 +283,7 @@ def sentences(result: Result) -> list[str]:
 
 
 def cautions(result: Result) -> list[str]:
-    """Return what the ranks that are not kept leave open; nothing if all are kept."""
+    """Return what the ranks that are not kept leave undetermined; nothing if all are kept."""
     found = result.json
     if found["ranks"] == found["latent_dim"]:
         return []

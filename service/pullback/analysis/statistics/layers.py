@@ -108,7 +108,7 @@ def compute(samples: Samples, others: Sequence[Samples], options: Options, progr
 
 
 def layer_names(sweeps: Sequence[Samples]) -> list[str]:
-    """Return the layer of each sweep, or the distance where it is none of a layer; the sweeps' names if two agree."""
+    """Return the layer of each sweep's distance, or its name if it has no layer; the sweeps' names if two are equal."""
     names = []
     for samples in sweeps:
         distance = samples.provenance.get("spec", {}).get("distance", {})
@@ -304,7 +304,7 @@ def sentences(result: Result) -> list[str]:
 
 
 def cautions(result: Result) -> list[str]:
-    """Return which samples are left out, what truncation leaves open, and whether the generators differ."""
+    """Return which samples are left out, what truncation leaves undetermined, and whether the generators differ."""
     content, lines = result.json, []
     left = content["left_out"]
     if any(left.values()):

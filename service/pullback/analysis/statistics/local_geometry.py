@@ -243,7 +243,7 @@ def notes(result: Result) -> list[str]:
 
 
 def cautions(result: Result) -> list[str]:
-    """Return what ranks that are not kept and zero metrics leave open."""
+    """Return what ranks that are not kept and zero metrics leave undetermined."""
     found, lines = result.dataset, []
     kept, n, zeros = (int(found[name]) for name in ("kept_ranks", "latent_dim", "zero_metrics"))
     if kept < n:

@@ -191,7 +191,7 @@ def notes(result: Result) -> list[str]:
 
 
 def cautions(result: Result) -> list[str]:
-    """Return how much the regularisation decides, and what truncated spectra and zero metrics leave open."""
+    """Return how much depends on the regularisation, and what truncated spectra and zero metrics leave undetermined."""
     found, lines = result.dataset, []
     means, levels = found["distance"].values, found["regularization"].values
     for kind, name in enumerate(KINDS):

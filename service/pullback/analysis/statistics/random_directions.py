@@ -1,11 +1,11 @@
-"""Random directions: how fast the image changes along a direction that nobody chose (Wang & Ponce, ICLR 2021).
+"""Random directions: how fast the image changes along a random direction (Wang & Ponce, ICLR 2021).
 
 For v uniform on the unit sphere of n dimensions, vᵀHv has the mean Σλ/n and the variance
 2 (n Σλ² − (Σλ)²) / (n² (n + 2)). Both are computed for each sample from its spectrum, and checked by Monte Carlo with
 directions and eigenvectors. The axes of the mean metric H̄ are then placed in the null distribution of vᵀH̄v.
 
-If k < n eigenpairs are kept, the mean follows from the trace; of the variance the rest of the spectrum decides a part,
-so bounds are given. The Monte Carlo check is then that of the kept part.
+If k < n eigenpairs are kept, the mean follows from the trace. The variance also depends on the rest of the
+spectrum, so bounds are given. The Monte Carlo check is then that of the kept part.
 """
 
 import json
@@ -246,7 +246,7 @@ def notes(result: Result) -> list[str]:
 
 
 def cautions(result: Result) -> list[str]:
-    """Return what the ranks that are not kept leave open; nothing if all are kept."""
+    """Return what the ranks that are not kept leave undetermined; nothing if all are kept."""
     found = result.json
     if found["ranks"] == found["latent_dim"]:
         return []

@@ -169,7 +169,7 @@ def notes(result: Result) -> list[str]:
 
 
 def cautions(result: Result) -> list[str]:
-    """Return what the floor, zero metrics and the ranks that are not kept leave open."""
+    """Return what the floor, zero metrics and the ranks that are not kept leave undetermined."""
     found, lines = result.dataset, []
     ranks, kept, n = (int(found[name]) for name in ("ranks", "kept_ranks", "latent_dim"))
     if kept < n and ranks == kept:

@@ -48,7 +48,7 @@ class CovarianceSearch(Searcher):
         return CMA(np.zeros(k), self.sigma, population_size=self.population)
 
     def ask(self) -> Floats:
-        """Return codes drawn from the present normal distribution, moved into the feasible set."""
+        """Return codes drawn from the current normal distribution, moved into the feasible set."""
         self._cma.reseed_rng(int(self.stream().integers(_SEEDS)))
         drawn = np.stack([self._cma.ask() for _ in range(self.population)])
         return self.setting.feasible.inside(self.setting.coordinates.x(drawn))

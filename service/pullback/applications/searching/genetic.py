@@ -46,10 +46,10 @@ class GeneticSearch(Searcher):
         self._codes, self._scores = np.array(x), np.array(scores)
 
     def own_state(self) -> dict[str, npt.NDArray[Any]]:
-        """Return codes and scores of the present population."""
+        """Return codes and scores of the current population."""
         assert self._codes is not None
         return {"codes": self._codes, "scores": self._scores}
 
     def set_own_state(self, state: State) -> None:
-        """Set the present population."""
+        """Set the current population."""
         self._codes, self._scores = np.array(state["codes"]), np.array(state["scores"])

@@ -96,11 +96,11 @@ class Searcher(ABC):
         """Set what `own_state` returned."""
 
     def stream(self) -> np.random.Generator:
-        """Return the random numbers of the present generation, from their beginning."""
+        """Return the random numbers of the current generation, from their beginning."""
         return np.random.default_rng(np.random.SeedSequence(self.setting.seed, spawn_key=(self.generation,)))
 
     def normal(self) -> Floats:
-        """Return the standard normal vectors y [population, k] of the present generation."""
+        """Return the standard normal vectors y [population, k] of the current generation."""
         return self.stream().standard_normal((self.population, self.setting.coordinates.k))
 
 

@@ -36,7 +36,7 @@ class SphereSearch(Searcher):
 
     @property
     def angle(self) -> float:
-        """The typical angle of the present generation's steps, in radians."""
+        """The typical angle of the current generation's steps, in radians."""
         first, last = ANGLES
         steps = max(self.setting.generations - 2, 1)  # the first generation has none
         share = min(max(self.generation - 1, 0) / steps, 1.0)
