@@ -77,7 +77,7 @@ def _batches(rows: RowFile, small: Subject) -> None:
     assert alone is not None
     assert together is not None
     difference = ((alone - together).flatten(1).norm(dim=1) / alone.flatten(1).norm(dim=1)).max()
-    rows.add(f"{small.name}: one code alone against four at once", float(difference), at_most=0.02, note="largest ‖ΔH‖ / ‖H‖")
+    rows.add(f"{small.name}: one code alone against four", float(difference), at_most=0.02, note="largest ‖ΔH‖ / ‖H‖")
 
 
 def _decompositions(rows: RowFile, device: torch.device, n: int) -> None:
