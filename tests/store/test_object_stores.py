@@ -14,7 +14,7 @@ import xarray as xr
 
 import s3_server
 from pullback.errors import StoreError
-from pullback.store import maintenance, objects, opening
+from pullback.store import commits, maintenance, objects, opening
 from pullback.store.artifacts import load_artifact, save_artifact
 from pullback.store.audit import Audit, audit
 from pullback.store.creation import create
@@ -180,7 +180,7 @@ def test_a_driver_that_is_overtaken_all_the_time_says_so_and_keeps_its_results(
     def overtaken(session: icechunk.Session, message: str) -> str:
         raise icechunk.ConflictError("A", "B")
 
-    monkeypatch.setattr(opening, "_LONGEST_PAUSE", 0.0)
+    monkeypatch.setattr(commits, "_LONGEST_PAUSE", 0.0)
     with monkeypatch.context() as patch:
         patch.setattr(icechunk.Session, "commit", overtaken)
         with pytest.raises(StoreError, match="other processes drive this sweep"):

@@ -12,7 +12,7 @@ import pytest
 
 from disks import mounted
 from pullback.errors import RefusedError
-from pullback.store import durability, opening
+from pullback.store import commits, durability
 from pullback.store.audit import audit
 from pullback.store.creation import create
 from pullback.store.durability import written_chunks
@@ -61,13 +61,13 @@ def test_the_branch_does_not_move_before_all_of_a_commit_is_on_the_disk(
 ) -> None:
     store = filled(tmp_path / "sweep", shards=(0,))
     copies: list[Path] = []
-    sync = opening.sync_reference
+    sync = commits.sync_reference
 
     def moved(folder: Path, branch: str) -> None:  # called once the branch has moved
         copies.append(cut(store.path, tmp_path / "cut", {*synced, "branch.main/ref.json"}))
         sync(folder, branch)
 
-    monkeypatch.setattr(opening, "sync_reference", moved)
+    monkeypatch.setattr(commits, "sync_reference", moved)
     commit(store, record_of(LAYOUT, 1), record_of(LAYOUT, 2))
     (copy,) = copies
     assert open_sweep(copy).committed_shards == [0, 1, 2]

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import icechunk
 
 from pullback.errors import DamagedError, StoreError
+from pullback.store.commits import commit_on_tip
 from pullback.store.failures import cause
 from pullback.store.folders import whole_folder
 from pullback.store.location import Location, locate
 from pullback.store.objects import children, remove_tree
-from pullback.store.opening import becomes_repository, commit_on_tip, is_free, open_repository
+from pullback.store.opening import becomes_repository, is_free, open_repository
 from pullback.store.tip import BRANCH
 
 if TYPE_CHECKING:

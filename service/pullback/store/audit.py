@@ -20,7 +20,8 @@ from pullback.store import bulk
 from pullback.store.chunks import chunk_of
 from pullback.store.failures import cause, damaged, is_damage, unavailable
 from pullback.store.location import Location, locate
-from pullback.store.opening import array_of, has_chunk, holds, open_tip, read_session, refuse_odd_chunks, root_group
+from pullback.store.odd_files import refuse_odd_chunks
+from pullback.store.opening import array_of, has_chunk, holds, open_tip, read_session, root_group
 from pullback.store.root import Root
 from pullback.store.schema import ARRAYS, GOOD, PENDING, QUARANTINED, SAMPLE, ArraySchema, Layout, Reason
 from pullback.store.tip import Tip

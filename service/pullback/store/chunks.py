@@ -22,7 +22,8 @@ import zarr
 from pullback.store import bulk
 from pullback.store.failures import damaged
 from pullback.store.location import Location
-from pullback.store.opening import INLINE_BYTES, has_chunk, read, refuse_odd_chunks
+from pullback.store.odd_files import refuse_odd_chunks
+from pullback.store.opening import INLINE_BYTES, has_chunk, read
 
 _FEW = 64
 """Number of chunks up to which single queries are faster than a list of all chunks of the array."""

@@ -15,12 +15,13 @@ from pullback.errors import StoreError
 from pullback.store.arrays import make_array, write_numbers
 from pullback.store.audit import Audit, Auditor, examine, went_back
 from pullback.store.chunks import chunk_of, rows_of_chunk
+from pullback.store.commits import commit_on_tip
 from pullback.store.durability import sync_filesystem
 from pullback.store.failures import cause, clock_error
 from pullback.store.location import Location, locate
 from pullback.store.lock import driver_lock, first_driver_write
 from pullback.store.objects import store_time
-from pullback.store.opening import commit_on_tip, open_repository, open_tip, read_session
+from pullback.store.opening import open_repository, open_tip, read_session
 from pullback.store.recovery import recover
 from pullback.store.schema import BY_NAME, SAMPLE
 from pullback.store.tip import BRANCH

@@ -1,13 +1,12 @@
-"""Opening the repository of a sweep, reading from it and committing to it.
+"""Opening the repository of a sweep and reading from it.
 
 Errors of Zarr and Icechunk, which have no common class, become StoreError here.
 """
 
 import logging
 import os
-import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,12 +20,12 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync as zarr_sync
 
 from pullback.errors import StoreError
-from pullback.store.durability import sync_reference, sync_snapshot
 from pullback.store.failures import cause, damaged, unavailable, unreachable
 from pullback.store.folders import is_vacant
 from pullback.store.location import Location, locate
 from pullback.store.object_tip import find_object_tip
 from pullback.store.objects import newest_objects
+from pullback.store.odd_files import refuse_odd_files
 from pullback.store.schema import ArraySchema
 from pullback.store.tip import BRANCH, Tip, find_tip, view
 
@@ -43,10 +42,6 @@ logger = logging.getLogger(__name__)
 _CREATION_SECONDS = 10.0
 """Longest wait for another driver that has written the first snapshot of a repository, but not its reference yet."""
 _CREATION_PAUSE = 0.1
-_ATTEMPTS = 20
-_LONGEST_PAUSE = 2.0
-"""Seconds to wait at most before a commit is tried again. Two drivers that commit every few seconds rarely meet
-twice."""
 
 if "ICECHUNK_LOG" not in os.environ:
     # Without the filter, every process that opens a sweep would print Icechunk's warning that local storage loses
@@ -147,7 +142,7 @@ def open_tip(
     if not is_repository(location):
         raise StoreError(_missing(location))
     if location.is_local:
-        _refuse_odd_files(location)
+        refuse_odd_files(location)
     if not location.is_local:
         repository = _open(location)
         tip = Tip("") if snapshot is not None else _object_tip(repository, location)
@@ -191,57 +186,6 @@ def _open(location: Location) -> icechunk.Repository:
         return icechunk.Repository.open(location.storage(), config=config)
     except icechunk.IcechunkError as error:
         raise StoreError(f"{location} cannot be opened ({cause(error)}); it was left as it is.") from error
-
-
-def commit_on_tip(
-    repository: icechunk.Repository,
-    write: Callable[[icechunk.Session], bool],
-    message: str,
-    sync: Path | None = None,
-) -> str:
-    """Write on top of the last commit, and commit; repeat if another process has committed meanwhile.
-
-    With `sync`, the new snapshot is written first, and the branch moves once all of the snapshot is on the disk. A
-    power cut then leaves the branch at a whole commit: the one before or the new one.
-
-    Args:
-        repository: the repository.
-        write: called with a session of the last commit, perhaps several times. Returns whether there is anything to
-            commit.
-        message: the commit's message.
-        sync: the repository's folder, if the commit must survive a power cut. The chunks that it refers to must be on
-            the disk already.
-
-    Returns:
-        The id of the new commit, or of the last one if there was nothing to commit.
-
-    Raises:
-        icechunk.ConflictError: another process committed in between, every time.
-        icechunk.IcechunkError: the storage refused.
-        OSError: the disk is full or failed.
-    """
-    attempt = 0
-    while True:
-        session = repository.writable_session(BRANCH)
-        if not write(session):
-            return session.snapshot_id
-        try:
-            return session.commit(message) if sync is None else _commit_synced(repository, session, message, sync)
-        except icechunk.ConflictError:
-            attempt += 1
-            if attempt == _ATTEMPTS:
-                raise
-        time.sleep(random.uniform(0, min(_LONGEST_PAUSE, 0.01 * 2**attempt)))
-
-
-def _commit_synced(repository: icechunk.Repository, session: icechunk.Session, message: str, folder: Path) -> str:
-    """Commit so that a power cut at any moment leaves the branch at a whole commit; see `commit_on_tip`."""
-    parent = session.snapshot_id
-    snapshot = session.flush(message)
-    sync_snapshot(repository, folder, snapshot, parent)
-    repository.reset_branch(BRANCH, snapshot, from_snapshot_id=parent)
-    sync_reference(folder, BRANCH)
-    return snapshot
 
 
 def read_session(repository: icechunk.Repository, location: Location, snapshot: str | None = None) -> icechunk.Session:
@@ -326,46 +270,6 @@ def has_chunk(session: icechunk.Session, array: "zarr.Array[Any]", chunk: int) -
         key = f"{array.path}/{array.metadata.encode_chunk_key(index)}"
         return zarr_sync(session.store.get(key, default_buffer_prototype())) is not None
     return not str(kind).lower().endswith("uninitialized")  # Icechunk 1 writes the names in capitals, 2 does not
-
-
-_MEMBERS = (".", "snapshots", "refs", f"refs/branch.{BRANCH}", "manifests", "transactions")
-"""Folders of a repository with few files, of which Icechunk may open any."""
-_scanned: dict[Path, int] = {}
-"""Folders of chunks without odd files, with the time of the last change of each."""
-
-
-def refuse_odd_chunks(location: Location) -> None:
-    """Raise StoreError if a chunk's place has a pipe or a device, for which a reader would wait for ever.
-
-    A folder that has not changed since it was looked through is not looked through again: 1 µs for each file.
-    """
-    if not location.is_local:
-        return
-    folder = location.path.resolve() / "chunks"
-    try:
-        changed = folder.stat().st_mtime_ns
-    except OSError:  # no chunk has a file of its own, or the read reports what is wrong
-        return
-    if _scanned.get(folder) != changed:
-        _refuse_odd_files(location, ("chunks",))
-        _scanned[folder] = changed
-
-
-def _refuse_odd_files(location: Location, members: tuple[str, ...] = _MEMBERS) -> None:
-    """Raise StoreError if a file that Icechunk would open is a pipe or a device, for which it would wait."""
-    try:
-        for folder in (location.path / name for name in members):
-            if not folder.is_dir():
-                continue
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if not (entry.is_file() or entry.is_dir()):
-                        raise StoreError(
-                            f"{location} cannot be opened: {entry.path} is neither a file nor a folder; it was left as "
-                            "it is. Remove that, and restore the file from a copy."
-                        )
-    except OSError as error:
-        raise unavailable(location, error) from error
 
 
 def has_content(session: icechunk.Session) -> bool:

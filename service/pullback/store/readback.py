@@ -15,7 +15,8 @@ from zarr.core.sync import sync
 
 from pullback.store.failures import is_damage, unavailable
 from pullback.store.location import Location, locate
-from pullback.store.opening import INLINE_BYTES, array_of, holds, open_tip, read_session, refuse_odd_chunks, root_group
+from pullback.store.odd_files import refuse_odd_chunks
+from pullback.store.opening import INLINE_BYTES, array_of, holds, open_tip, read_session, root_group
 from pullback.store.root import Root
 from pullback.store.schema import SHARD_ARRAYS, ArraySchema, Layout
 

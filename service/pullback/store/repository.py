@@ -18,19 +18,12 @@ import numpy.typing as npt
 
 from pullback.errors import RefusedError, StoreError
 from pullback.store.chunks import read_chunks
+from pullback.store.commits import commit_on_tip
 from pullback.store.durability import recently_written, sync_filesystem, written_chunks
 from pullback.store.failures import cause, clock_error
 from pullback.store.location import Location, locate
 from pullback.store.lock import note_driver_write
-from pullback.store.opening import (
-    array_of,
-    commit_on_tip,
-    holds,
-    open_tip,
-    read_session,
-    revision_of,
-    root_group,
-)
+from pullback.store.opening import array_of, holds, open_tip, read_session, revision_of, root_group
 from pullback.store.root import Root
 from pullback.store.schema import PENDING, REVISION, SHARD_ARRAYS
 from pullback.store.tip import BRANCH
