@@ -1,8 +1,13 @@
-"""Generators whose derivative, in forward and in reverse mode alike, is not that of their images."""
+"""Generators whose derivative, in forward and in reverse mode alike, is not that of their images; what checks them."""
 
 import torch
 from torch import Tensor, nn
 
+from pullback.distances import load_distance
+from pullback.distances.base import ResidualDistance
+from pullback.metric import metric_at
+from pullback.metric.memory import Fit
+from pullback.metric.strategy import Strategy
 from toy_generators import Smooth
 
 
@@ -130,3 +135,27 @@ FAULTS = [
 
 def smooth(n: int, size: int = 16) -> Smooth:
     return Smooth(latent_dim=n, size=size)
+
+
+MSE, SSIM = load_distance("mse", device="cpu"), load_distance("ssim", device="cpu")
+
+
+ROUTES = {"backprop": "second", "finite_difference": "differences"}
+
+
+def code(n=40, seed=0, batch=None):
+    """A latent code [n], or several [batch, n]."""
+    shape = (n,) if batch is None else (batch, n)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def failures(generator, distance=MSE, method="gauss_newton", precision="float32", z=None, **asked):
+    """The first failed check of the metric at each code, or an empty text."""
+    z = code(generator.latent_dim) if z is None else z
+    asked = asked if method in ("gauss_newton", "backprop") else {"components": 3, **asked}
+    # what would be decided; measuring memory to decide it takes longer than the metric
+    route = ROUTES.get(method) or ("forward" if isinstance(distance, ResidualDistance) else "second")
+    strategy = Strategy(method, route, Fit(batch=1, tangents=8, bytes=0, available=0))
+    return metric_at(
+        generator, distance, z, method=method, precision=precision, strategy=strategy, **asked
+    ).certificate.failures()

@@ -1,4 +1,4 @@
-"""Faults that forward and reverse mode share are refused; zeros, scales and kinks that are right pass.
+"""Faults that forward and reverse mode share are refused; zeros and scales that are right pass.
 
 Measured beyond these tests: of some 900 metrics of random generators (n 1 to 120, 8 × 8 to 32 × 32 pixels, eight
 activations, max-pooling, modulated convolutions, images scaled by 1e-6 to 1, columns of sizes 1e-8 to 1, four methods,
@@ -7,23 +7,27 @@ those that were compared with float64 differ from it by 2 to 40 per cent. Two or
 kinks. Of 156 planted faults (13 kinds, six ways, smooth and with ReLUs, n = 64), none passed.
 """
 
-import itertools
-
 import pytest
 import torch
-from planted_faults import FAULTS, CoordinateByNumpy, DetachedCoordinate, Planted, RoundedImage, smooth
+from planted_faults import (
+    FAULTS,
+    MSE,
+    SSIM,
+    CoordinateByNumpy,
+    DetachedCoordinate,
+    Planted,
+    RoundedImage,
+    code,
+    failures,
+    smooth,
+)
 from torch import nn
 
-from pullback.distances import load_distance
-from pullback.distances.base import ResidualDistance, ScalarDistance
 from pullback.errors import PullbackError
 from pullback.metric import exact, layer_metrics, metric_at
-from pullback.metric.memory import Fit
 from pullback.metric.probes import draw_signs, seed_of
-from pullback.metric.strategy import Strategy
 from toy_generators import Linear, Smooth
 
-MSE, SSIM = load_distance("mse", device="cpu"), load_distance("ssim", device="cpu")
 N = 40
 WAYS = [
     ("gauss_newton", MSE, "float32"),
@@ -32,25 +36,6 @@ WAYS = [
     ("block_krylov", MSE, "float32"),
     ("block_krylov", SSIM, "float64"),
 ]
-
-
-ROUTES = {"backprop": "second", "finite_difference": "differences"}
-
-
-def code(n=N, seed=0, batch=None):
-    shape = (n,) if batch is None else (batch, n)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def failures(generator, distance=MSE, method="gauss_newton", precision="float32", z=None, **asked):
-    z = code(generator.latent_dim) if z is None else z
-    asked = asked if method in ("gauss_newton", "backprop") else {"components": 3, **asked}
-    # what would be decided; measuring memory to decide it takes longer than the metric
-    route = ROUTES.get(method) or ("forward" if isinstance(distance, ResidualDistance) else "second")
-    strategy = Strategy(method, route, Fit(batch=1, tangents=8, bytes=0, available=0))
-    return metric_at(
-        generator, distance, z, method=method, precision=precision, strategy=strategy, **asked
-    ).certificate.failures()
 
 
 @pytest.mark.parametrize(("method", "distance", "precision"), WAYS)
@@ -184,79 +169,6 @@ def test_what_is_switched_off_at_a_code_has_a_derivative_of_zero_rightly(method)
     assert not bool(metric_at(generator, MSE, z, method="gauss_newton").matrix.any())
     assert failures(generator, method=method, z=z) == [""]
     assert failures(Saturated(), method=method, z=torch.zeros(4)) == [""]
-
-
-class Absolute(ScalarDistance):
-    """The mean absolute difference, which has a kink where the metric is taken."""
-
-    name = "l1"
-
-    def between(self, x, y):
-        return (x - y).abs().mean(dim=(1, 2, 3))
-
-
-class Fourth(ScalarDistance):
-    """A distance whose metric is zero, and rightly so."""
-
-    name = "fourth"
-
-    def between(self, x, y):
-        return ((x - y) ** 4).mean(dim=(1, 2, 3))
-
-
-class OnDetached(ScalarDistance):
-    name = "detached"
-
-    def between(self, x, y):
-        return ((x - y).detach() ** 2).mean(dim=(1, 2, 3)) + 0 * ((x - y) ** 2).sum(dim=(1, 2, 3))
-
-
-class WrongSecond(ScalarDistance):
-    """Its first derivative is right, its second 20 per cent too small."""
-
-    name = "wrong second"
-
-    def between(self, x, y):
-        return _Square.apply(x - y).mean(dim=(1, 2, 3))
-
-
-class _Square(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x * x
-
-    @staticmethod
-    def backward(ctx, gradient):
-        (x,) = ctx.saved_tensors
-        return 2 * (0.8 * x + 0.2 * x.detach()) * gradient
-
-
-class ScaledSquares(ScalarDistance):
-    name = "scaled"
-
-    def __init__(self, factor):
-        super().__init__()
-        self.factor = factor
-
-    def between(self, x, y):
-        return self.factor * ((x - y) ** 2).mean(dim=(1, 2, 3))
-
-
-@pytest.mark.parametrize("method", ["backprop", "block_krylov"])
-@pytest.mark.parametrize("distance", [Absolute(), OnDetached(), WrongSecond()])
-def test_a_distance_with_another_curvature_than_its_derivatives_say_is_refused(distance, method):
-    assert failures(smooth(N), distance, method) != [""]
-
-
-@pytest.mark.parametrize("method", ["backprop", "block_krylov", "lanczos"])
-@pytest.mark.parametrize("distance", [*map(ScaledSquares, (1e-12, 1e-6, 1, 1e6, 1e12))])
-def test_a_right_curvature_passes_whatever_its_scale(distance, method):
-    assert failures(smooth(6), distance, method) == [""]
-
-
-def test_a_curvature_of_zero_passes_where_the_distance_is_of_higher_order():
-    assert failures(smooth(6), Fourth(), "backprop") == [""]
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])
@@ -431,81 +343,6 @@ def test_codes_in_a_tiny_unit_pass_and_their_faults_do_not(method, distance):
     z = Rescaled.unit * code(N, batch=2)
     assert failures(Rescaled(smooth(N)), distance, method, z=z) == ["", ""]
     assert "" not in failures(DetachedCoordinate(Rescaled(smooth(N))), distance, method, z=z)
-
-
-class Kinked(nn.Module):
-    """A perceptron with ReLUs of great slopes, of which one may lie within the least step."""
-
-    latent_dim = 8
-
-    def __init__(self, seed):
-        super().__init__()
-        widths = (8, 256, 256, 256, 768)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            linear = [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
-            for layer in linear:
-                nn.init.kaiming_normal_(layer.weight)
-                nn.init.normal_(layer.bias, std=0.1)
-        self.layers = nn.Sequential(*[part for layer in linear for part in (layer, nn.ReLU())][:-1])
-        self.eval().requires_grad_(False)
-
-    def forward(self, z):
-        return torch.sigmoid(self.layers(z)).view(-1, 3, 16, 16)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_kinks_near_a_code_are_no_fault(seed):
-    assert failures(Kinked(seed), z=code(8, seed, batch=100)) == [""] * 100
-
-
-class Perceptron(nn.Module):
-    """A perceptron with ReLUs, whose kinks limit differences of gradients."""
-
-    def __init__(self, latent_dim):
-        super().__init__()
-        self.latent_dim = latent_dim
-        widths = (latent_dim, 128, 128, 192)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            linear = [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
-        self.layers = nn.Sequential(*[part for layer in linear for part in (layer, nn.ReLU())][:-1])
-        self.eval().requires_grad_(False)
-
-    def forward(self, z):
-        return torch.sigmoid(self.layers(z)).view(-1, 3, 8, 8)
-
-
-def test_differences_of_gradients_show_a_lost_coordinate_of_many_despite_kinks():
-    z = code(200, seed=1)
-    strategy = Strategy("finite_difference", "differences", Fit(batch=1, tangents=8, bytes=0, available=0))
-    right, lost = (
-        metric_at(generator, MSE, z, method="finite_difference", components=2, strategy=strategy).certificate
-        for generator in (Perceptron(200), DetachedCoordinate(Perceptron(200)))
-    )
-    assert right.failures() == [""]
-    assert float(lost.coordinate_error) > 100 * right.limits["coordinate_error"]
-
-
-class KinkAtTheCode(Planted):
-    """A ReLU that switches at the code, after operations whose round-off is a hundred machine epsilons."""
-
-    def __init__(self, generator, z):
-        super().__init__(generator)
-        self.register_buffer("kink", z @ torch.ones(len(z)) / len(z))
-
-    def forward(self, z):
-        image = (self.generator(z) + 8) - 8
-        bend = torch.relu(z.mean(dim=1) - self.kink - 1e-7).view(-1, 1, 1, 1)
-        pattern = torch.linspace(-1, 1, image[0].numel()).view_as(image[0])
-        return image + 0.4 * bend * pattern
-
-
-def test_a_kink_at_the_code_is_no_fault_of_an_ill_conditioned_network():
-    z = code(12)
-    generator = KinkAtTheCode(smooth(12), z)
-    assert failures(generator, z=z) == [""]
-    assert failures(DetachedCoordinate(generator), z=z) != [""]
 
 
 class Shortened(Planted):
