@@ -106,6 +106,7 @@ def test_the_command_shows_and_writes_what_it_found(here, tmp_path):
         "search-score.png",
         "search-images.png",
         "search-best.png",
+        "search-code.npy",
     }
     shown = call("apply", "search", "sweeps/toy", *options, "--json")
     content = shown.json["search"]

@@ -63,15 +63,19 @@ class Options(BootstrapOptions):
     block: str | None = None
     """A block of the code: the axes of the mean metric within it, or the block of the file's directions."""
     file: Annotated[str | None, Local()] = None
-    """A file of directions to walk along: `.npy`, `.npz` of GANSpace, `.pt` of encoder4editing."""
+    """A file of directions to walk along: `.npy`, `.npz` or named edits of GANSpace, `.pt` of encoder4editing."""
     names: Annotated[str | None, Local()] = None
     """The file of names that `axis` uses; on the command line the one beside the sweep."""
     codes: tuple[int, ...] | None = None
-    """Numbers of the samples whose codes are walked; by default the first good ones."""
+    """Numbers of the samples whose codes are walked, or of rows of `code_file`; by default the first ones."""
     count: int = Field(default=3, ge=1, le=1000)
     """Number of codes if `codes` names none."""
     code_seed: int | None = Field(default=None, ge=0, le=2**63 - 1)
     """Draw `count` new codes with this seed instead of taking the sweep's."""
+    code_file: Annotated[str | None, Local()] = None
+    """Walk the codes of this `.npy` file, such as `codes.npy` of `pullback invert`, instead of the sweep's."""
+    condition: str | int | None = None
+    """Class name or index of new codes and of those of a file, for a generator with classes."""
     path: Path = "linear"
     """`linear`: z + tv; `sphere`: the norm of the code is kept."""
     steps: Literal["equal", "fixed"] = "equal"
@@ -108,7 +112,9 @@ def run(subject: Subject, given: Options, progress: Progress) -> "xr.Dataset":
     basis, expressions = chosen_axes(sweep, given)
     vectors = basis.combine(expressions)
     samples = Samples.of_sweep(sweep)
-    codes, classes, numbers = codes_of(sweep, subject, given.codes, given.count, given.code_seed)
+    codes, classes, numbers = codes_of(
+        sweep, subject, given.codes, given.count, given.code_seed, given.code_file, given.condition
+    )
     control = None if given.control is None or not given.scored else _opened(given.control)
     directions = len(vectors) * (1 if control is None else 2) + given.random if given.scored else 0
     total = len(vectors) + directions

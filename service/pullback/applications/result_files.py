@@ -1,4 +1,4 @@
-"""The files of an application's result: its figures, and the images that it has, as PNG."""
+"""The files of an application's result: its figures and images as PNG, and its arrays as `.npy`."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,8 @@ def write_files(result: ApplicationResult, folder: Path) -> list[Path]:
 
     Args:
         result: its figures are named after their labels, or else after the application. If its module exports
-            `images(result)`, which returns arrays [height, width, 3] of bytes by name, these are written too.
+            `images(result)`, which returns arrays [height, width, 3] of bytes by name, or `arrays(result)`, these are
+            written too, as PNG and as `.npy`.
         folder: the folder.
 
     Returns:
@@ -39,6 +40,10 @@ def write_files(result: ApplicationResult, folder: Path) -> list[Path]:
         for name, pixels in images(result).items():
             paths.append(folder / f"{name}.png")
             Image.fromarray(np.asarray(pixels, np.uint8)).save(paths[-1])
+        arrays: Any = getattr(result._module, "arrays", lambda result: {})
+        for name, array in arrays(result).items():
+            paths.append(folder / f"{name}.npy")
+            np.save(paths[-1], np.asarray(array), allow_pickle=False)
     except OSError as error:
         raise PullbackError(
             f"the files of the result cannot be written into {folder}: {error.strerror or error}. The result itself is "

@@ -292,3 +292,8 @@ def images(result: ApplicationResult) -> "dict[str, Any]":
     from pullback.applications.searching.figures import pixels
 
     return {"search-best": pixels(result["best_image"].values)}
+
+
+def arrays(result: ApplicationResult) -> dict[str, Any]:
+    """Return the best code [1, n], for a file that `pullback axes --code-file` reads."""
+    return {"search-code": result["best_code"].values[None]}

@@ -140,6 +140,20 @@ def test_own_axes_of_a_sample_and_new_codes_can_be_walked(here):
     assert (found.dataset["number"].values == -1).all()
 
 
+def test_codes_of_a_file_can_be_walked(here):
+    codes = pullback.open_sweep("sweeps/toy").dataset()["latent"].values[[4, 1]]
+    np.save("codes.npy", np.stack([codes[0], np.full(6, np.nan), codes[1]]))  # the second picture failed
+    found = pullback.axes("sweeps/toy", 1, code_file="codes.npy", **(FAST | {"scored": 0}))
+    own = pullback.axes("sweeps/toy", 1, codes=[4, 1], **(FAST | {"scored": 0}))
+    np.testing.assert_allclose(found.dataset["latent"].values, codes)
+    np.testing.assert_array_equal(found.images, own.images)
+    np.save("wide.npy", np.ones((2, 7)))
+    for wrong in ({"code_file": "wide.npy"}, {"code_file": "codes.npy", "codes": [1]}, {"code_file": "none.npy"},
+                  {"code_file": "codes.npy", "code_seed": 1}, {"condition": 1}):  # fmt: skip
+        with pytest.raises(PullbackError, match=r"Nothing was computed"):
+            pullback.axes("sweeps/toy", 1, **FAST, **wrong)
+
+
 def test_a_gallery_saves_every_format_and_its_directions(walks, tmp_path):
     files = walks.save(tmp_path / "pictures", ["png", "svg", "gif", "webp"])
     names = {path.name for path in files}

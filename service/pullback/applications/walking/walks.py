@@ -11,11 +11,12 @@ from torch.nn.functional import interpolate
 
 from pullback.analysis.bootstrap import Floats, Integers
 from pullback.applications.protocol import Subject
+from pullback.applications.walking.code_files import read_codes
 from pullback.applications.walking.equal_steps import Curve, equal_steps
 from pullback.applications.walking.motion import Path, moved, tangents
 from pullback.applications.walking.renderer import Renderer
 from pullback.errors import PullbackError
-from pullback.generators.base import any_condition
+from pullback.generators.base import any_condition, class_indices, reference_tensor
 from pullback.generators.codes import trial_codes
 
 if TYPE_CHECKING:
@@ -79,27 +80,49 @@ class Walks:
 
 
 def codes_of(
-    sweep: "Sweep", subject: Subject, numbers: Sequence[int] | None, count: int, seed: int | None
+    sweep: "Sweep",
+    subject: Subject,
+    numbers: Sequence[int] | None,
+    count: int,
+    seed: int | None,
+    file: str | None = None,
+    condition: str | int | None = None,
 ) -> tuple[Floats, Integers, Integers]:
     """Return codes `[C, n]`, their classes `[C]` (−1 without) and sample numbers `[C]` (−1 for new codes).
 
     Args:
         sweep: an open sweep.
         subject: the networks, for new codes.
-        numbers: sample numbers; None takes the first `count` good samples.
+        numbers: sample numbers, or rows of the file from 0; None takes the first `count` of them.
         count: number of codes if `numbers` is None.
         seed: draws `count` new codes, standard normal (mapped where the generator has a mapping).
+        file: codes of this file.
+        condition: class of codes that are no samples; by default the first one.
 
     Raises:
-        PullbackError: both numbers and a seed are given, or a sample does not exist or is not good.
+        PullbackError: both numbers and a seed or a seed and a file are given; a sample or row does not exist or is not
+            good; the file does not fit; or a class is given for samples.
+        SpecError: there is no such class.
     """
     if seed is not None:
-        if numbers is not None:
-            raise PullbackError("`codes` and `code_seed` are both given; leave one of them out. Nothing was computed.")
+        if numbers is not None or file is not None:
+            other = "code_file" if numbers is None else "codes"
+            raise PullbackError(
+                f"`{other}` and `code_seed` are both given; leave one of them out. Nothing was computed."
+            )
         drawn = trial_codes(subject.generator, count, seed)
-        classes = any_condition(subject.generator, count, drawn.device)
-        own = np.full(count, -1) if classes is None else classes.cpu().numpy()
-        return drawn.double().cpu().numpy(), own.astype(np.int64), np.full(count, -1)
+        return drawn.double().cpu().numpy(), _classes(subject, count, condition), np.full(count, -1)
+    if file is not None:
+        read = read_codes(file, sweep.layout.latent_dim)
+        good = np.flatnonzero(np.isfinite(read).all(axis=1))
+        rows = good[:count].tolist() if numbers is None else list(numbers)
+        if not rows or any(row not in good for row in rows):
+            raise PullbackError(
+                f"{file} has {len(read)} codes, {len(good)} of them finite; rows count from 0. Nothing was computed."
+            )
+        return read[rows], _classes(subject, len(rows), condition), np.full(len(rows), -1)
+    if condition is not None:
+        raise PullbackError("samples have classes of their own; leave `condition` out. Nothing was computed.")
     data = sweep.dataset()
     there = data["sample"].values.astype(np.int64)
     if numbers is None:
@@ -119,6 +142,16 @@ def codes_of(
         chosen["condition"].values.astype(np.int64),
         chosen["sample"].values.astype(np.int64),
     )
+
+
+def _classes(subject: Subject, count: int, condition: str | int | None) -> Integers:
+    """Classes `[count]` of codes that are no samples; −1 without classes."""
+    generator = subject.generator
+    if condition is not None:
+        classes = class_indices(generator, condition, range(count))
+    else:
+        classes = any_condition(generator, count, reference_tensor(generator).device)
+    return np.full(count, -1) if classes is None else classes.cpu().numpy().astype(np.int64)
 
 
 def typical_distance(renderer: Renderer, sweep: "Sweep", seed: int) -> float:
