@@ -135,7 +135,7 @@ def test_earlier_commits_are_forgotten_only_when_asked_for(ran, pullback):
 def test_what_is_no_age_is_bad_usage(ran, pullback, age):
     result = pullback("gc", SWEEP, "--older-than", age)
     assert result.code == 2
-    assert "30min, 12h, 1d or 2w" in " ".join(result.err.replace("│", " ").split())
+    assert "--older-than" in result.err
 
 
 @pytest.mark.parametrize("command", ["audit", "gc"])

@@ -62,23 +62,23 @@ def test_images_are_measured_one_by_one_and_one_against_many(distance):
 
 
 def test_numbers_of_images_that_cannot_be_paired_are_refused():
-    with pytest.raises(ValueError, match="2 images cannot be paired with 3: give as many of both, or one of either"):
+    with pytest.raises(ValueError, match=r"\b2\b.*\b3\b"):
         Mse()(some_images(1, batch=2), some_images(2, batch=3))
 
 
 @pytest.mark.parametrize("swapped", [False, True])
 def test_an_image_without_its_batch_is_refused(swapped):
     pair = (some_images(1)[0], some_images(2)[0])
-    with pytest.raises(ValueError, match=r"not \[3, 6, 6\]; a single image is images\[None\]"):
+    with pytest.raises(ValueError, match=r"\[3, 6, 6\].*images\[None\]"):
         Mse()(*pair)
-    with pytest.raises(ValueError, match=r"images \[batch, 3, height, width\] are needed, not \[3, 6, 6\]"):
+    with pytest.raises(ValueError, match=r"\[batch, 3, height, width\].*\[3, 6, 6\]"):
         Mse()(*((some_images(1), pair[1]) if swapped else (pair[0], some_images(2))))
 
 
 @pytest.mark.parametrize("distance", [Mse(), Ssim()])
 def test_images_of_different_sizes_are_compared_only_where_they_are_resized(distance):
     x, y = some_images(1, size=16), some_images(2, size=12)
-    with pytest.raises(ValueError, match=r"images \[3, 16, 16\] cannot be compared with images \[3, 12, 12\]; resize"):
+    with pytest.raises(ValueError, match=r"\[3, 16, 16\].*\[3, 12, 12\]"):
         distance(x, y)
     assert bool((type(distance)(size=16)(x, y) > 0).all())
 
@@ -175,12 +175,12 @@ def test_a_distance_works_under_vmap(distance):
 
 
 def test_a_distance_without_features_says_so():
-    with pytest.raises(NotImplementedError, match=r"ResidualDistance must implement features\(images\)"):
+    with pytest.raises(NotImplementedError, match=r"features\(images\)"):
         ResidualDistance().residual(some_images(1))
 
 
 def test_a_scalar_distance_without_its_function_says_so():
-    with pytest.raises(NotImplementedError, match=r"ScalarDistance must implement between\(x, y\)"):
+    with pytest.raises(NotImplementedError, match=r"between\(x, y\)"):
         ScalarDistance()(some_images(1), some_images(2))
 
 
@@ -288,5 +288,5 @@ def test_every_wrong_option_is_told_at_once():
 
 
 def test_an_unknown_device_is_refused():
-    with pytest.raises(SpecError, match="torch knows no device 'cuad'; did you mean 'cuda'"):
+    with pytest.raises(SpecError, match=r"'cuad'.*'cuda'"):
         load_distance("mse", device="cuad")

@@ -108,7 +108,7 @@ def test_black_images_have_finite_derivatives(distance):
 @pytest.mark.weights
 @pytest.mark.parametrize("size", [16, 30])
 def test_images_too_small_for_the_trunk_are_refused_with_the_size_to_set(lpips_alex, size):
-    with pytest.raises(ValueError, match=rf"{size} × {size} are too small for lpips-alex.*31; set its `size`"):
+    with pytest.raises(ValueError, match=rf"{size} × {size}.*lpips-alex.*31"):
         lpips_alex(torch.zeros(1, 3, size, size), torch.zeros(1, 3, size, size))
 
 
@@ -197,9 +197,9 @@ def test_pixels_with_and_without_features_do_not_disturb_each_other():
 
 def test_heads_that_do_not_fit_the_trunk_are_refused():
     trunk = small_lpips().trunk
-    with pytest.raises(WeightsError, match=r"heads of sizes \[4\] for a trunk of \[4, 5\]"):
+    with pytest.raises(WeightsError, match=r"\[4\].*\[4, 5\]"):
         Lpips(trunk, [torch.ones(4)])
-    with pytest.raises(WeightsError, match=r"heads of sizes \[5, 4\] for a trunk of \[4, 5\]"):
+    with pytest.raises(WeightsError, match=r"\[5, 4\].*\[4, 5\]"):
         Lpips(trunk, [torch.ones(5), torch.ones(4)])
 
 
@@ -207,12 +207,12 @@ def test_heads_that_do_not_fit_the_trunk_are_refused():
 def test_a_head_that_is_negative_or_no_number_is_refused(weight):
     trunk = small_lpips().trunk
     heads = [torch.ones(4), torch.tensor([1.0, 1, weight, 1, 1])]
-    with pytest.raises(WeightsError, match="it would not be a distance"):
+    with pytest.raises(WeightsError, match="negative"):
         Lpips(trunk, heads)
 
 
 def test_another_input_range_is_refused_rather_than_taken_for_the_papers():
-    with pytest.raises(ValueError, match="input_range is 'standard' or 'paper', not 'papr'"):
+    with pytest.raises(ValueError, match="'papr'"):
         Lpips(small_lpips().trunk, [torch.ones(4), torch.ones(5)], input_range="papr")
 
 
@@ -232,7 +232,7 @@ def test_a_file_that_holds_no_heads_is_refused(tmp_path, lpips_alex, monkeypatch
     monkeypatch.setattr(
         lpips_module, "locate", lambda name: (tmp_path / "heads.pth", "0") if "heads" in name else locate(name)
     )
-    with pytest.raises(WeightsError, match=r"heads\.pth does not hold the linear heads of LPIPS"):
+    with pytest.raises(WeightsError, match=r"heads\.pth"):
         load_lpips("alex")
 
 

@@ -246,12 +246,12 @@ def test_auto_takes_the_gpu_where_there_is_one(monkeypatch, there):
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SpecError, match="sees no CUDA device; the nearest valid value is 'cpu'"):
+    with pytest.raises(SpecError, match="'cpu'"):
         resolve_device("cuda")
 
 
 def test_a_device_that_torch_does_not_know_is_refused():
-    with pytest.raises(SpecError, match="torch knows no device 'cudaa'; did you mean 'cuda'"):
+    with pytest.raises(SpecError, match=r"'cudaa'.*'cuda'"):
         resolve_device("cudaa")
 
 
@@ -290,7 +290,7 @@ def test_the_class_of_a_sample_in_turn_belongs_to_its_index_alone():
 def test_a_generator_without_classes_takes_no_condition():
     assert class_indices(Plain(), None, range(3)) is None
     assert any_condition(Plain(), 3, torch.device("cpu")) is None
-    with pytest.raises(SpecError, match="Plain has no classes; remove the condition 'blue'"):
+    with pytest.raises(SpecError, match=r"Plain.*'blue'"):
         class_indices(Plain(), "blue", range(3))
 
 

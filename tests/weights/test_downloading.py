@@ -73,7 +73,7 @@ def test_a_file_is_downloaded_with_its_progress(tmp_path, server):
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_download_that_broke_off_goes_on_where_it_was(tmp_path, server, ranges):
     server.breaks_after, target = 100_000, tmp_path / "file.bin"
-    with pytest.raises(WeightsError, match="is kept, and the same command"):
+    with pytest.raises(WeightsError, match="kept"):
         download(server.url, target, DIGEST)
     assert not target.exists()
     server.breaks_after, server.ranges = None, ranges
@@ -97,7 +97,7 @@ def test_a_server_that_refuses_and_one_that_is_not_there_are_told_apart(tmp_path
     server.status = 403
     with pytest.raises(WeightsError, match="403"):
         download(server.url, tmp_path / "file.bin", "")
-    with pytest.raises(WeightsError, match=r"cannot be reached: .*copy it to"):
+    with pytest.raises(WeightsError, match=r"PULLBACK_WEIGHTS|copy"):
         download("http://127.0.0.1:9/file.bin", tmp_path / "file.bin", "")
 
 

@@ -92,7 +92,7 @@ def test_a_module_that_is_no_package_holds_no_weights(weight_places, set_manifes
 def test_a_damaged_file_is_refused_wherever_it_lies(weight_places, set_manifest, which):
     set_manifest(tiny=entry(hub=True))
     path = put(weight_places, which, content=CONTENT[:-1] + b"S")
-    with pytest.raises(WeightsError, match=f"{re.escape(str(path))} is damaged or another file.*weights fetch tiny"):
+    with pytest.raises(WeightsError, match=f"{re.escape(str(path))}.*weights fetch tiny"):
         locate("tiny")
 
 
@@ -117,7 +117,7 @@ def test_a_missing_weight_names_every_place_and_how_to_supply_it(weight_places, 
 
 def test_an_unknown_weight_is_told_with_the_nearest(set_manifest):
     set_manifest(tiny=entry(), other=entry())
-    with pytest.raises(WeightsError, match=r"'tinny'; did you mean 'tiny'\? \(known: tiny, other\)"):
+    with pytest.raises(WeightsError, match=r"'tinny'.*'tiny'.*other"):
         locate("tinny")
 
 
@@ -132,7 +132,7 @@ def test_the_cache_folder_can_be_chosen(monkeypatch, tmp_path):
 
 
 def test_a_hash_of_a_file_that_cannot_be_read_is_a_weights_error(tmp_path):
-    with pytest.raises(WeightsError, match="cannot be read: No such file"):
+    with pytest.raises(WeightsError, match="No such file"):
         sha256_of(tmp_path / "none")
 
 

@@ -77,9 +77,7 @@ def test_without_a_network_the_message_says_what_to_download_and_where_to_put_it
         raise ConnectionError("no network")
 
     monkeypatch.setattr(package.file_utils, "cached_path", fail)
-    with pytest.raises(
-        WeightsError, match=r"biggan-deep-128-config\.json.*no network.*config\.json and pytorch_model\.bin"
-    ):
+    with pytest.raises(WeightsError, match=r"biggan-deep-128-config\.json.*pytorch_model\.bin"):
         load_generator(NAME, device="cpu")
     assert not pretrained_biggan.folder_of(NAME).exists()
 
