@@ -65,7 +65,7 @@ COMMANDS = {
     "no such snapshot": "pullback analyze sweeps/gauss_newton --snapshot 00000000000000000000",
     "no such statistic": "pullback analyze sweeps/gauss_newton --statistic homogenity",
     "an option out of range": "pullback analyze sweeps/gauss_newton --draws 0",
-    "an option of another statistic": "pullback analyze sweeps/gauss_newton --statistic anisotropy --points 5",
+    "an option of another statistic": "pullback analyze sweeps/gauss_newton --statistic anisotropy --random-axes 5",
     "a statistic of two sweeps with one": "pullback analyze sweeps/gauss_newton --statistic comparison",
     "a statistic of one sweep with two":
         "pullback analyze sweeps/gauss_newton --with sweeps/block_krylov --statistic anisotropy",

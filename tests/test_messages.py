@@ -21,6 +21,7 @@ from command_line import call
 from message_cases import CALLS, COMMANDS, fill
 from pullback.errors import PullbackError, SpecError
 from pullback.generators import zoo
+from pullback.interchange.exports import LAYOUTS
 from pullback.plugins import REGISTRIES
 from pullback.spec import load_job
 from pullback.weights.manifest import manifest as weights
@@ -31,7 +32,7 @@ GOLDEN = Path(__file__).parent / "golden" / "messages.txt"
 HEAD = """\
 Messages about mistakes, compared by tests/test_messages.py. Each entry has the mistake, the command or call with its
 exit code or error, and the message. FOLDER stands for the working directory, IDENTITY for a hash, NAMES for a list
-that grows with plug-ins and weights. Renew: RENEW_MESSAGES=1 pytest tests/test_messages.py
+that grows with options, plug-ins and weights. Renew: RENEW_MESSAGES=1 pytest tests/test_messages.py
 """
 
 
@@ -83,20 +84,17 @@ def entries(folder):
 
 
 def without_what_varies(text, folder):
-    """The text with placeholders for the folder, identities, and lists of names that grow with plug-ins and weights."""
+    """The text with placeholders for the folder, identities, and lists that grow with options, plug-ins and weights."""
     text = text.replace(str(folder.resolve()), "FOLDER").replace(str(folder), "FOLDER")
     text = re.sub(r"\b[0-9a-f]{16}\b", "IDENTITY", text)
-    names = {
-        *zoo(),
-        *weights(),
-        "module:function",
-        *(name for kind in REGISTRIES for name in kind.names()),
-    }
+    plugins = [name for kind in REGISTRIES for name in kind.names()]
+    names = {*zoo(), *weights(), *LAYOUTS, *plugins, "module:function"}
 
     def placeholder(listed):
         return "NAMES" if names.issuperset(re.split(", | or ", listed[0])) else listed[0]
 
-    return re.sub(rf"{_NAME}(?:(?:, | or ){_NAME})+", placeholder, text)
+    text = re.sub(rf"{_NAME}(?:(?:, | or ){_NAME})+", placeholder, text)
+    return re.sub(rf"allowed here are {_NAME}(?:, {_NAME})*", "allowed here are NAMES", text)
 
 
 def test_every_message_reads_as_in_the_golden_file(here):
