@@ -167,11 +167,12 @@ def _beside_controls(found: Outcome, best: str) -> list[str]:
         other = ARMS[name]
         beside = compared(found.arms[best], found.arms[name])
         value, low, high = beside.difference
+        reached = found.arms[best].reached.any() or found.arms[name].reached.any()
+        cost = f", and to 80 % of the best it takes {_cost(beside)} of its evaluations" if reached else ""
         where = "a random basis of the same spectrum" if other.axes == "random" else "the axes of shuffled weights"
         statements.append(
             f"{_name(found)}: beside the same searcher with {where}, {own.words} ends {value:+.3f}"
-            f"{_ends(low, high, '+')} (p = {beside.wilcoxon_p:.2g}), and to 80 % of the best it takes "
-            f"{_cost(beside)} of its evaluations."
+            f"{_ends(low, high, '+')} (p = {beside.wilcoxon_p:.2g}){cost}."
         )
     return statements
 
