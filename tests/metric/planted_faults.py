@@ -51,6 +51,22 @@ class HalfDetachedCoordinate(Planted):
         return self.generator(self.coordinate(z, 0.5 * one + 0.5 * one.detach()))
 
 
+class HalfDetachedInSingle(Planted):
+    """The lost half passes through float32, so that short steps in float64 do not move it."""
+
+    def forward(self, z):
+        one = self.one(z)
+        return self.generator(self.coordinate(z, 0.5 * one + 0.5 * one.detach().float().to(one)))
+
+
+class ScaledByNumbers(Planted):
+    """A factor of the image is made from Python numbers."""
+
+    def forward(self, z):
+        factor = 1 + 0.1 * torch.tensor(self.one(z).tolist()).to(z)
+        return factor[:, :, None, None] * self.generator(z)
+
+
 class RoundedCoordinate(Planted):
     def forward(self, z):
         return self.generator(self.coordinate(z, (8 * self.one(z)).round() / 8))
@@ -119,6 +135,8 @@ FAULTS = [
     DetachedCoordinate,
     CoordinateByNumpy,
     HalfDetachedCoordinate,
+    HalfDetachedInSingle,
+    ScaledByNumbers,
     RoundedCoordinate,
     StraightThroughCoordinate,
     StraightThroughCode,

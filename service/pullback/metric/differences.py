@@ -72,6 +72,9 @@ def check_jacobian(
 _SHORT = 1e-4
 """Change of the features, relative to their norm, that the float32 step along all coordinates causes at most. At this
 size, round-off and switching ReLUs contribute about equally to the error, together 1 per cent for most generators."""
+_VISIBLE = 1e-6
+"""The same for the first step in float64. A part of a network may round the code or the image to float32 and cut the
+derivative there (`tolist`, numpy). Its effect vanishes within steps below the round-off of float32."""
 _CERTAIN = 0.8
 """Share of a limit that round-off may take. A step is shortened until round-off takes this share, because fewer ReLUs
 switch within a short step: of 30 codes of five generators (n = 64), 24 are settled rather than 20."""
@@ -112,7 +115,7 @@ def _in_own_arithmetic(
     double = z.dtype == torch.float64
     # Coarse tangents have an error of their own to report, so their differences are over both sides at once.
     one_side = not double and limits["coordinate_error"] <= _FINE
-    parts = {} if double else {"relative": _SHORT, "latent": _LONGEST}
+    parts = {"relative": _VISIBLE} if double else {"relative": _SHORT, "latent": _LONGEST}
     longest = step_of(z, looks.directions, size, looks.value, **parts)
     short = longest if double else longest * _shortened(z, looks, longest, limits)
     visible = visible_step(z, looks)
@@ -255,8 +258,8 @@ def _along_all(
     unknown = torch.full_like(largest, torch.nan)
     features = (exact_of or features_of)(part)
     try:
-        codes = z.to(torch.float64) if exact_of else z
-        step = step_of(codes, looks.directions, total.norm(dim=1).cpu(), looks.value)
+        codes, wanted = (z.to(torch.float64), _VISIBLE) if exact_of else (z, None)
+        step = step_of(codes, looks.directions, total.norm(dim=1).cpu(), looks.value, wanted)
         deviation = beyond_rounding(
             total - directional_difference(features, codes, looks.directions, step), codes, looks.value, step
         )
@@ -289,23 +292,30 @@ def _closer(
     code, own = z[part], looks[part]
     largest = own.sizes.amax()
     total = own.pushed.to(torch.float64)
+    small = 0.1 * enough * largest
+
+    def deviations(features: Features, at: Tensor, factors: Sequence[float]) -> tuple[Tensor, Tensor]:
+        """The least deviation along all coordinates, and that of a single one."""
+        least = _least_deviation(features, at, factors, own.directions, total, own.value, small)
+        if not least > enough * largest:
+            return least, least
+        moved = _by_group(own.directions)
+        pushed = _pushed_by_group(features_of(part), code, moved, total, push_at)
+        if pushed is None:
+            return least, least
+        apart = zip(moved, pushed, strict=True)
+        errors = [_least_deviation(features, at, factors, by, to, own.value, small) for by, to in apart]
+        return least, torch.stack(errors).amax()
 
     attempts = [(exact_of, code.to(torch.float64), _EXACT_FACTORS)] if exact_of else []
     for maps_of, at, factors in [*attempts, (features_of, code, _OWN_FACTORS)]:
         try:
             maps = maps_of(part)
-            least = _least_deviation(maps, at, factors, own.directions, total, own.value, 0.1 * enough * largest)
-            relative = least / total.norm().cpu().maximum(largest)
-            if least > enough * largest:
-                moved = _by_group(own.directions)
-                pushed = _pushed_by_group(features_of(part), code, moved, total, push_at)
-                if pushed is not None:
-                    errors = [
-                        _least_deviation(maps, at, factors, moved[k], pushed[k], own.value, 0.1 * enough * largest)
-                        for k in range(len(moved))
-                    ]
-                    least = torch.stack(errors).amax()
-            single = least / largest if least > 0 else least
+            along, single = deviations(maps, at, factors)
+            if at.dtype == torch.float64:
+                single = single.maximum(deviations(maps, at, _VISIBLE_FACTORS)[1])
+            relative = along / total.norm().cpu().maximum(largest)
+            single = single / largest if single > 0 else single
             return (relative if maps_of is exact_of else torch.full_like(relative, torch.nan)), single
         except Exception as error:  # only in float64: the original map has already run
             if is_interrupt(error):
@@ -363,12 +373,13 @@ def _along_code_and_mean(
             if not bool(direction.any()) or not bool(largest > 0):
                 continue
             small = enough * largest
-            least = _least_deviation(features_of(part), code, _OWN_FACTORS, direction, wanted, own.value, small)
+            factors = _VISIBLE_FACTORS if code.dtype == torch.float64 else _OWN_FACTORS
+            least = _least_deviation(features_of(part), code, factors, direction, wanted, own.value, small)
             exact_of = exact() if not bool(least <= small) else None
             if exact_of is not None:
                 with suppress(RuntimeError, TypeError, AssertionError):  # a network may not run in float64
                     again = _least_deviation(
-                        exact_of(part), code.double(), _EXACT_FACTORS, direction, wanted, own.value, small
+                        exact_of(part), code.double(), _VISIBLE_FACTORS, direction, wanted, own.value, small
                     )
                     least = torch.fmin(least, again)
             errors[index] = errors[index].maximum(least / largest)
@@ -378,6 +389,8 @@ def _along_code_and_mean(
 _EXACT_FACTORS = (1.0, 1e-2, 1e2, 1e4, 1e5)
 _OWN_FACTORS = (1.0, 0.1, 10.0)
 """Steps to try, relative to the step of `step_of`."""
+_VISIBLE_FACTORS = (1e3, 1e4, 1e5)
+"""The same in float64, for a path that rounds to float32 and has no derivative (`_VISIBLE`). Shorter steps miss it."""
 
 
 def _by_group(directions: Tensor) -> Tensor:
