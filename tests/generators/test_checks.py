@@ -70,6 +70,8 @@ FORMS = {
     "a tuple": (always(lambda x: (x, None)), r"gave tuple of 2 .*x\[0\]"),
     "a tuple with its images last": (always(lambda x: (None, x)), r"gave tuple of 2 .*x\[1\]"),
     "a list of images": (always(list), r"gave list of 2 .*torch\.stack"),
+    "an image at several sizes": (always(lambda x: [x, x.repeat(1, 1, 2, 2)]), r"x\[1\], which is \[2, 3, 16, 16\]"),
+    "features beside its images": (always(lambda x: (x.repeat(1, 8, 4, 4), x)), r"x\[1\], which is \[2, 3, 8, 8\]"),
     "a dict": (always(lambda x: {"sample": x}), r"gave dict with the keys sample.*x\['sample'\]"),
     "numpy's images": (always(lambda x: x.detach().numpy()), "gave ndarray.*torch tensor"),
     "nothing": (Net(lambda net, z: None), "gave NoneType"),
@@ -104,6 +106,18 @@ def test_a_generator_that_needs_a_second_argument_says_what_it_is_called_with():
     with pytest.raises(PullbackError, match=r"called with codes alone.*`classes`"):
         check_generator(Conditional(), "mine")
     check_generator(Conditional(classes=("a", "b")), "mine")
+
+
+def test_a_buffer_that_each_call_changes_is_named():
+    class Averaging(Net):
+        def forward(self, z):
+            self.average.lerp_(z.mean(0), 0.1)
+            return self.images(self.average + 0.7 * (z - self.average))
+
+    generator = Averaging()
+    generator.register_buffer("average", torch.zeros(4))
+    with pytest.raises(PullbackError, match="each call changes its buffer average"):
+        check_generator(generator, "mine")
 
 
 def test_images_that_depend_on_the_class_alone_are_refused():
@@ -270,3 +284,15 @@ WRAPPED = {
 @pytest.mark.parametrize("make", WRAPPED.values(), ids=WRAPPED)
 def test_what_torch_wraps_around_a_generator_is_no_reason_to_refuse(make):
     check_generator(make(), "mine")
+
+
+def test_what_torch_compiled_runs_as_plain_python():
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    check_generator(torch.compile(Net(), backend=backend), "mine")
+    check_generator(Net(torch.compile(lambda net, z: net.images(z), backend=backend)), "mine")
+    assert not compiled

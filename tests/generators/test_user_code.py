@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from pullback.errors import PullbackError, SpecError
 from pullback.generators import load_generator
@@ -283,6 +284,34 @@ def test_what_a_scripted_network_holds_counts(folder, script):
     assert entries(folder, source) == one
     (folder / "gain.txt").write_text("2.0")
     assert entries(folder, source)["code of inner"] != one["code of inner"]
+
+
+ALONE = """
+import torch
+from torch import nn
+def make():
+    net = torch.jit.script(nn.Sequential(nn.Linear(4, 192), nn.Sigmoid(), nn.Unflatten(1, (3, 8, 8))))
+    net.latent_dim = 4
+    return net
+def sized(n, *, side=8, channels): pass
+"""
+
+
+def test_a_scripted_generator_loads(tmp_path, monkeypatch):
+    (tmp_path / "alone.py").write_text(ALONE)
+    monkeypatch.chdir(tmp_path)
+    generator = load_generator("alone:make")
+    assert not any(weight.requires_grad for weight in generator.parameters())
+    assert generator(torch.ones(1, 4)).shape == (1, 3, 8, 8)
+
+
+def test_what_a_factory_needs_and_was_not_given_is_named(tmp_path, monkeypatch):
+    (tmp_path / "alone.py").write_text(ALONE)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SpecError, match=r"alone:sized\(n, \*, side=8, channels\) needs n, channels"):
+        load_generator("alone:sized")
+    with pytest.raises(SpecError, match=r"needs channels; give"):
+        load_generator("alone:sized", args={"n": 4})
 
 
 def test_a_file_that_replaces_a_module_of_pythons_own_is_named(tmp_path, monkeypatch):

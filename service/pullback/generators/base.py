@@ -4,7 +4,9 @@ Architectures are in `families` (one module per family), names in `registry`, we
 """
 
 import itertools
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -71,12 +73,23 @@ def generate(generator: nn.Module, z: Tensor, condition: Tensor | None = None) -
     """Return images [batch, channels, height, width] of codes [batch, n].
 
     A generator without classes is called with the codes only. It gets a copy, so it may write into them. Casts to half
-    precision are left out if `full_precision.mark` says so.
+    precision are left out if `full_precision.mark` says so, and what `torch.compile` made runs as ordinary Python.
     """
     z = z.clone()
-    with full_precision(generator):
+    with full_precision(generator), _uncompiled():
         images: Tensor = generator(z) if condition is None else generator(z, condition)
     return images
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """Within this context, compiled modules and functions run as ordinary Python.
+
+    Otherwise torch compiles them again for each kind of derivative and each batch size, Pullback's recording of their
+    operations included, which takes minutes.
+    """
+    if "torch._dynamo" not in sys.modules or torch.compiler.is_compiling():  # nothing is compiled; the import is slow
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
 
 
 def any_condition(generator: nn.Module, batch: int, device: torch.device) -> Tensor | None:

@@ -180,12 +180,13 @@ def _inside(value: Any) -> str:
     if hasattr(value, "__array__") and not isinstance(value, Tensor):
         return ": return a torch tensor, which alone has a derivative"
     parts = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, Sequence) else ()
-    for key, part in parts:
-        if isinstance(part, Tensor) and part.dim() == 4:
-            return f": return its images alone, for example x[{key!r}], which is {list(part.shape)}"
-        if isinstance(part, Tensor) and part.dim() == 3:
-            return ": return one tensor, for example torch.stack(x)"
-    return ""
+    tensors = [(key, part) for key, part in parts if isinstance(part, Tensor)]
+    batches = [(key, part) for key, part in tensors if part.dim() == 4]
+    if batches:
+        # Feature maps have other numbers of channels than images. Of several sizes of an image, the largest is meant.
+        key, largest = max(batches, key=lambda entry: (entry[1].shape[1] in (1, 3), entry[1].shape[2:].numel()))
+        return f": return its images alone, for example x[{key!r}], which is {list(largest.shape)}"
+    return ": return one tensor, for example torch.stack(x)" if any(part.dim() == 3 for _, part in tensors) else ""
 
 
 def _refuse_values(images: Tensor, name: str, bounded: bool) -> None:
@@ -247,7 +248,14 @@ def _refuse_chance(generator: nn.Module, z: Tensor, condition: Tensor | None, im
         return _images(generator, z[rows], None if condition is None else condition[rows], name)
 
     repeats = _REPEATED if images.device.type == "cpu" else 1.0
+    before = {path: buffer.clone() for path, buffer in generator.named_buffers()}
     if not _alike(images, of([0, 1]), repeats):
+        written = [path for path, now in generator.named_buffers() if not _unchanged(before.get(path), now)]
+        if written:
+            raise PullbackError(
+                f"{name} gives another image for the same code: each call changes its buffer {written[0]}. Leave that "
+                "out in evaluation mode"
+            )
         raise PullbackError(
             f"{name} gives another image for the same code{_drawn_at(generator, z, condition)}: freeze its noise (make "
             "it a buffer), and leave training mode"
@@ -271,6 +279,10 @@ def _alike(a: Tensor, b: Tensor, part: float = 1.0) -> bool:
     """Return whether images are equal up to round-off, or up to the fraction `part` of it."""
     tolerance = part * (_SAME_HALF if a.dtype in HALF else _SAME)
     return a.shape == b.shape and torch.allclose(a, b, rtol=1e-2 * tolerance, atol=tolerance)
+
+
+def _unchanged(before: Tensor | None, now: Tensor) -> bool:
+    return before is not None and before.shape == now.shape and bool(((before == now) | (before != before)).all())
 
 
 def _drawn_at(generator: nn.Module, z: Tensor, condition: Tensor | None) -> str:

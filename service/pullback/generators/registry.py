@@ -254,4 +254,6 @@ def _from_factory(name: str, weights: str | Path | None, args: Mapping[str, Any]
     hashes = {**declared_weights(generator), **given, **source}
     setattr(generator, HASHES if is_part else "weights", hashes)
     setattr(generator, ORIGIN, origin)
-    return generator.eval().requires_grad_(False)
+    for parameter in generator.parameters():  # a scripted module has no `requires_grad_` of its own
+        parameter.requires_grad_(False)
+    return generator.eval()

@@ -243,6 +243,8 @@ def call_factory(
             )
         if not Path(weights).is_file():
             raise WeightsError(f"there is no weight file {weights}")
+    elif missing := _missing(factory, args):
+        raise ArgumentError("args", f"{name}{_signature(factory)} needs {', '.join(missing)}; give it here")
     elif args and not _takes(factory, **args):
         raise ArgumentError("args", f"{name}{_signature(factory)} does not take {', '.join(args)}")
     module = name.partition(":")[0]
@@ -262,6 +264,17 @@ def _signature(factory: Callable[..., Any]) -> str:
         return str(inspect.signature(factory))
     except (TypeError, ValueError):
         return ""
+
+
+def _missing(factory: Callable[..., Any], args: Mapping[str, Any]) -> list[str]:
+    """The arguments without a default that a factory needs besides the given ones."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    free = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = (p.name for p in parameters if p.default is p.empty and p.kind not in free)
+    return [name for name in needed if name not in args]
 
 
 def _takes(factory: Callable[..., Any], *positional: str, **named: Any) -> bool:
