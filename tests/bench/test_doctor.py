@@ -66,6 +66,11 @@ class Detached(Sound):
         return 0.5 * x + 0.5 * x.detach()
 
 
+class DetachedInSingle(Sound):
+    def forward(self, z):
+        return super().forward(0.7 * z + 0.3 * z.detach().float().to(z))
+
+
 class _WrongBackward(torch.autograd.Function):
     @staticmethod
     def forward(x):
@@ -153,6 +158,7 @@ FAULTS = {
     "varies": Constant,
     "saturation": Clamped,
     "jvp_differences": Detached,
+    "jvp_differences in float64": DetachedInSingle,
     "jvp_vjp": WrongBackward,
     "coordinates": Blind,
     "evaluation_mode": Training,
