@@ -277,3 +277,11 @@ def test_what_is_chosen_for_memory_goes_with_what_the_caller_fixed(monkeypatch):
     with pytest.raises(MemoryPlanError):
         metric_at(Linear(), MSE, torch.zeros(2, 6), tangents=3)
     assert asked == [(2, None, 3)]
+
+
+def test_a_callers_inference_mode_does_not_matter():
+    generator = Smooth()
+    wanted = metric_at(generator, MSE, torch.ones(2, 6)).matrix
+    with torch.inference_mode():
+        found = metric_at(generator, load_distance("mse", device="cpu"), torch.ones(2, 6)).matrix
+    assert torch.equal(found, wanted)

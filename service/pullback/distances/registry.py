@@ -16,6 +16,7 @@ from pullback.plugins import DISTANCES
 from pullback.spec import CustomOptions, DistanceOptions, DistanceSpec, explain
 
 
+@torch.inference_mode(False)  # a caller's inference mode forbids derivatives
 def load_distance(
     name: str = "lpips", *, device: str | torch.device = "auto", mask: Any = None, **options: Any
 ) -> Distance:

@@ -74,6 +74,7 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     return chosen
 
 
+@torch.inference_mode(False)  # a caller's inference mode forbids derivatives
 def load_generator(
     name: str | Path,
     family: str | None = None,

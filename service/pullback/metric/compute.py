@@ -25,6 +25,7 @@ from pullback.metric.strategy import Request, Strategy, decide
 from pullback.spec.metric import DEFAULTS, Precision, Replay
 
 
+@torch.inference_mode(False)  # a caller's inference mode forbids derivatives
 def metric_at(
     generator: nn.Module,
     distance: Distance,
@@ -85,7 +86,7 @@ def metric_at(
     originals = generator, distance
     generator = in_single(generator)
     distance = as_precise_as(distance, generator)
-    codes = torch.as_tensor(z).to(reference_tensor(generator))
+    codes = torch.as_tensor(z).to(reference_tensor(generator)).clone()
     single = codes.dim() == 1
     codes = codes[None] if single else codes
     n = int(generator.latent_dim)  # type: ignore[arg-type]

@@ -30,6 +30,7 @@ from pullback.spec import nearest
 from pullback.spec.messages import enumerated
 
 
+@torch.inference_mode(False)  # a caller's inference mode forbids derivatives
 def layer_metrics(
     generator: nn.Module,
     z: Any,
@@ -60,7 +61,7 @@ def layer_metrics(
     """
     check_once(generator)
     generator = in_single(generator)
-    codes = torch.as_tensor(z).to(reference_tensor(generator))
+    codes = torch.as_tensor(z).to(reference_tensor(generator)).clone()
     single = codes.dim() == 1
     codes = codes[None] if single else codes
     classes = class_indices(generator, condition, range(len(codes)))
