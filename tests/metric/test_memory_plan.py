@@ -164,6 +164,18 @@ def test_a_cpu_records_four_codes_at_once_where_they_are_small():
     assert fit(SMALL, CPU, codes=1, available=GIB).batch == 1
 
 
+def test_a_cpu_checks_sixteen_codes_at_once_where_that_takes_no_more_memory():
+    small = replace(SMALL, reverse=2**20)
+    chosen = fit(small, CPU, codes=50, available=GIB)
+    assert (chosen.batch, chosen.together) == (4, 16)
+    assert chosen.bytes == small.bytes(4, 8, 16) <= 1.05 * small.bytes(4, 8, 4)
+    assert fit(small, CPU, codes=6, available=GIB).together == 6
+    assert chosen.halved(RuntimeError()).together == 0, "memory is short after all"
+    assert fit(replace(small, reverse=2**24), CPU, codes=50, available=GIB).together == 0
+    assert fit(small, CPU, codes=50, available=small.bytes(4, 8, 4)).together == 0
+    assert fit(small, CPU, codes=1, available=GIB).together == 0
+
+
 def test_a_cpu_takes_several_codes_of_few_coordinates_at_once():
     chosen = decided(Linear(latent_dim=6), MSE, codes=50, budget=GIB).fit
     assert chosen.batch > 1

@@ -209,6 +209,7 @@ def _order(plan: Plan, store: SweepStore) -> WorkOrder:
         batch=plan.fit.batch,
         tangents=plan.fit.tangents,
         whole=plan.fit.whole,
+        together=plan.fit.together,
         route=plan.strategy.route,
         shared_by=plan.shared_by,
         threads=threads_of(plan.workers),

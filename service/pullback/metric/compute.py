@@ -116,7 +116,7 @@ def metric_at(
         parts: list[PullbackMetric] = []
         start = 0
         while start < len(codes):
-            many = codes_together(plan.batch, n) if setting.method in DENSE else 1
+            many = (plan.together or codes_together(plan.batch, n)) if setting.method in DENSE else 1
             own = None if classes is None else classes[start : start + many].to(codes.device)
             try:
                 compute = _dense if setting.method in DENSE else _top

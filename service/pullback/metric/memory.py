@@ -43,6 +43,9 @@ _RECORDED = 4
 less time than one code after the other."""
 _MOST_HELD = 2**26
 """Largest size of their Jacobians in bytes."""
+_CHECKED = 16
+"""Largest number of codes whose certificates are computed at once on a CPU, if that takes at most a twentieth more
+memory. A pass of a small network for 16 codes takes about a third less time than four passes for 4 codes."""
 _AGREEMENT = 1e-2
 """Largest relative difference between Jv and Jᵀu at which a derivative by two reverse passes is accepted."""
 
@@ -129,6 +132,7 @@ class Fit:
         bytes: estimated peak memory beyond the weights.
         available: bytes that the plan may use.
         whole: whether the whole Jacobian is held.
+        together: codes whose certificates are computed at once; 0 for the number that `codes_together` gives.
     """
 
     batch: int
@@ -136,6 +140,7 @@ class Fit:
     bytes: int
     available: int
     whole: bool = True
+    together: int = 0
 
     def halved(self, error: Exception) -> "Fit":
         """The next smaller fit after a failed allocation: half the batch, else half the chunk, else no whole J.
@@ -144,7 +149,7 @@ class Fit:
             MemoryPlanError: there is no smaller fit. Its cause is the error of the allocation.
         """
         if self.batch > 1:
-            return replace(self, batch=self.batch // 2)
+            return replace(self, batch=self.batch // 2, together=0)
         if self.tangents > 1:
             return replace(self, tangents=self.tangents // 2)
         if self.whole:
@@ -322,7 +327,13 @@ def fit(
         together = min(codes, codes_together(chosen_batch, sizes.latent_dim)) if sizes.kind != "pairs" else 1
         need = sizes.bytes(chosen_batch, chosen_tangents, together) + held
         if need <= available:
-            return Fit(chosen_batch, chosen_tangents, need, available, sizes.kind == "jacobian")
+            chosen = Fit(chosen_batch, chosen_tangents, need, available, sizes.kind == "jacobian")
+            more = min(codes, _CHECKED)
+            if device.type != "cpu" or sizes.kind != "jacobian" or more <= together:
+                return chosen
+            larger = sizes.bytes(chosen_batch, chosen_tangents, more) + held
+            fits = larger <= min(available, need + need // 20)
+            return replace(chosen, bytes=larger, together=more) if fits else chosen
     return None
 
 

@@ -65,6 +65,7 @@ class WorkOrder:
         whole: whether the Jacobian is held whole, as the plan decided from a worker's share of memory.
         route: how derivatives are taken (`metric.methods.Route`).
         shared_by: workers that share one GPU.
+        together: codes whose certificates are computed at once (`metric.memory.Fit`).
     """
 
     job: JobSpec
@@ -80,6 +81,7 @@ class WorkOrder:
     whole: bool = True
     route: Route = "forward"
     shared_by: int = 1
+    together: int = 0
 
 
 WRITE_PAUSES = (1.0, 4.0, 15.0)
@@ -130,7 +132,7 @@ class Worker:
             os.chdir(order.folder)
         torch.set_num_threads(order.threads)  # Ray sets one thread
         keep_freed_memory()
-        fit = Fit(order.batch, order.tangents, 0, 0, order.whole)
+        fit = Fit(order.batch, order.tangents, 0, 0, order.whole, order.together)
         self._strategy = Strategy(order.method, order.route, fit)
         """The plan's strategy. A failed allocation makes its batch smaller for good; the method never changes."""
         self.generator, self.distance = load_parts(order.job, order.device)
@@ -217,7 +219,8 @@ class Worker:
             if self.stop_when():
                 raise WorkCancelledError(f"shard {task.shard} was given up, as asked for; it is still pending")
             # a sample that raises alone does not affect its neighbours
-            many = 1 if task.isolate else codes_together(self._strategy.fit.batch, layout.latent_dim)
+            fit = self._strategy.fit
+            many = 1 if task.isolate else fit.together or codes_together(fit.batch, layout.latent_dim)
             piece = places[start : start + many]
             try:
                 self._fill(record, piece, classes)
@@ -259,7 +262,9 @@ class Worker:
             what = exit_message(shown) if isinstance(shown, SystemExit) else f"{type(shown).__name__}: {shown}"
             message = f"{named}: {what} ({where.filename}:{where.lineno})"
             raise (DeviceError if is_device_fault(error) else SweepError)(message) from error
-        fit = replace(self._strategy.fit, batch=metric.batch, tangents=metric.tangents, whole=metric.whole)
+        fit = self._strategy.fit
+        together = fit.together if metric.batch == fit.batch else 0
+        fit = replace(fit, batch=metric.batch, tangents=metric.tangents, whole=metric.whole, together=together)
         self._strategy = replace(self._strategy, fit=fit)
         matrix = metric.matrix
         # An iterative method with k < n has no whole metrics: sum the part that the eigenpairs make.
