@@ -63,7 +63,7 @@ def test_the_codes_of_own_samples_come_back(found, own):
     assert np.abs(data["target"].values.astype(float) - wanted).max() <= 1
 
 
-def test_the_cost_and_the_trace_of_each_picture_are_reported(found):
+def test_the_cost_and_the_trace_of_each_picture_are_told(found):
     data = found.result.dataset
     work = data["forwards"] + 3 * data["gradients"] + data["columns"]
     assert (work <= 2000 + 400).all()
@@ -213,17 +213,24 @@ def test_several_workers_give_what_one_gives(smooth, pictures, tmp_path, monkeyp
     def inverter_of(subject, given):
         return make_inverter(smooth, pullback.load_distance("mse", device="cpu"), given, None)
 
-    one = run(smooth, tmp_path / "one", [pictures], random=1)
+    one = run(smooth, tmp_path / "one", [pictures], random=0, budget=300.0)
     monkeypatch.setattr(several, "process_count", lambda subject: 2)
     monkeypatch.setattr(several, "worker_processes", threads)
     monkeypatch.setattr(several, "inverter_of", inverter_of)
-    two = run(smooth, tmp_path / "two", [pictures], random=1)
+    two = run(smooth, tmp_path / "two", [pictures], random=0, budget=300.0)
     for name in ("code", "distance", "gradients"):
         np.testing.assert_array_equal(one[name], two[name])
     calls = []
     monkeypatch.setattr(several, "_ASKED_EVERY", 0.001)
     with pytest.raises(Stopped):
-        run(smooth, tmp_path / "stopped", [pictures], stopped=lambda: calls.append(0) or len(calls) > 2)
+        run(
+            smooth,
+            tmp_path / "stopped",
+            [pictures],
+            random=0,
+            budget=300.0,
+            stopped=lambda: calls.append(0) or len(calls) > 2,
+        )
     assert several._inverters[0][1].is_set()
 
 

@@ -16,7 +16,7 @@ from pullback.analysis.protocol import Table
 from pullback.applications.inverting.assembly import inverter_of
 from pullback.applications.inverting.pictures import Picture, PictureError, files_in, read_picture
 from pullback.applications.inverting.several import in_processes, invert_pictures
-from pullback.applications.inverting.solvers import DEFAULT_SOLVER, SOLVERS
+from pullback.applications.inverting.solvers import SOLVERS
 from pullback.applications.protocol import Progress, Subject
 from pullback.applications.results import ApplicationResult
 from pullback.spec import nearest
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "the latent code of pictures: inversion by Gauss-Newton, quasi-Newton, first-order and evolutionary solvers"
 NEEDS = ("generator",)
+VERSION = 2
 
 EXACT = 1e-3
 """D² below which the image counts as matched."""
@@ -41,8 +42,9 @@ class Options(base.Options):
 
     images: Annotated[tuple[str, ...], base.Local()]
     """Pictures, or folders of pictures: files that Pillow reads, or `.npy` arrays."""
-    solver: str = DEFAULT_SOLVER
-    """The solver: hybrid, adam, adam_basis, lbfgs, lbfgs_metric, levenberg_marquardt, gauss_newton_cg, cma, ..."""
+    solver: str | None = None
+    """The solver: hybrid (the default; hybrid_lbfgs_metric with a sweep), hybrid_lbfgs, adam, adam_basis, lbfgs,
+    lbfgs_metric, levenberg_marquardt, gauss_newton_cg, cma, ..."""
     distance: str | None = None
     """The distance that is minimised, a sum of squares; by default the sweep's, or lpips."""
     mask: Annotated[str | tuple[float, float, float, float] | None, base.Local()] = None
@@ -77,8 +79,8 @@ class Options(base.Options):
 
     @field_validator("solver")
     @classmethod
-    def _is_known(cls, value: str) -> str:
-        if value not in SOLVERS:
+    def _is_known(cls, value: str | None) -> str | None:
+        if value is not None and value not in SOLVERS:
             close = nearest(value, SOLVERS) or f"; choose one of {', '.join(SOLVERS)}"
             raise ValueError(f"there is no solver {value!r}{close}")
         return value

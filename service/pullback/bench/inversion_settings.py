@@ -50,6 +50,8 @@ DEFAULT_ARMS = (
     "lbfgs_metric",
     "levenberg_marquardt",
     "hybrid",
+    "hybrid_lbfgs",
+    "hybrid_lbfgs_metric",
 )
 
 

@@ -32,7 +32,13 @@ def invert(
             show_default=False,
         ),
     ] = None,
-    solver: Annotated[str, typer.Option(help="hybrid, lbfgs, levenberg_marquardt, adam, cma, ...")] = "hybrid",
+    solver: Annotated[
+        str | None,
+        typer.Option(
+            help="hybrid (the default; with a sweep hybrid_lbfgs_metric), hybrid_lbfgs, adam, cma, ...",
+            show_default=False,
+        ),
+    ] = None,
     distance: Annotated[
         str | None, typer.Option(help="The distance, a sum of squares; by default the sweep's, or lpips.")
     ] = None,

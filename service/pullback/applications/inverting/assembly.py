@@ -9,7 +9,7 @@ import torch
 
 from pullback.applications.inverting.inverter import Inverter
 from pullback.applications.inverting.library_cache import StoredCodes
-from pullback.applications.inverting.solvers import SOLVERS
+from pullback.applications.inverting.solvers import DEFAULT_SOLVER, DEFAULT_WITH_SWEEP, MOST_AXES, SOLVERS
 from pullback.applications.protocol import Subject
 from pullback.applications.results import generator_identity
 from pullback.distances import Distance, ResidualDistance, load_distance
@@ -41,10 +41,13 @@ def inverter_of(subject: Subject, given: "Options") -> Inverter:
         distance = subject.distance
     else:
         distance = load_distance(given.distance or "lpips", device=subject.device, mask=given.mask)
-    uses_metric = given.solver in SOLVERS and SOLVERS[given.solver].metric is not None
-    mean = torch.from_numpy(sweep.mean_metric(kept=True)) if sweep is not None and uses_metric else None
-    stored = None if sweep is None else stored_codes(sweep, subject.generator, given.samples, given.seed)
-    return make_inverter(subject.generator, distance, given, mean, stored)
+    return make_inverter(subject.generator, distance, given, sweep)
+
+
+def default_solver(sweep: Sweep | None) -> str:
+    """Return the solver of an inversion that names none; with the mean metric of a sweep of fair size."""
+    has_metric = sweep is not None and sweep.layout.latent_dim <= MOST_AXES and sweep.status().good > 0
+    return DEFAULT_WITH_SWEEP if has_metric else DEFAULT_SOLVER
 
 
 def stored_codes(sweep: Sweep, generator: torch.nn.Module, samples: int, seed: int) -> StoredCodes | None:
@@ -89,11 +92,7 @@ def refuse_another(sweep: Sweep, generator: torch.nn.Module, spec: GeneratorSpec
 
 
 def make_inverter(
-    generator: torch.nn.Module,
-    distance: Distance,
-    given: "Options",
-    mean_metric: torch.Tensor | None,
-    stored: StoredCodes | None = None,
+    generator: torch.nn.Module, distance: Distance, given: "Options", sweep: Sweep | None = None
 ) -> Inverter:
     """Return the inverter that the options describe.
 
@@ -101,20 +100,24 @@ def make_inverter(
         generator: G.
         distance: the distance that is minimised.
         given: the options.
-        mean_metric: the mean metric [n, n] of a sweep, if there is one and the solver uses it.
-        stored: codes of a sweep among which starts are looked for.
+        sweep: a sweep of this generator, for starts and the mean metric.
 
     Raises:
         SpecError: an option cannot work, or the class is unknown.
+        StoreError: the solver needs the mean metric of a sweep that has none.
     """
     if not isinstance(distance, ResidualDistance):
         raise ArgumentError("distance", f"{distance.name} is no sum of squares; choose one such as lpips or mse")
     known = None if given.condition is None else class_indices(generator, given.condition, range(1))
+    solver = given.solver or default_solver(sweep)
+    metric = None
+    if sweep is not None and SOLVERS[solver].metric is not None:
+        metric = torch.from_numpy(sweep.mean_metric(kept=True))
     inverter = Inverter(
         generator,
         distance,
-        given.solver,
-        mean_metric,
+        solver,
+        metric,
         pixel_weight=given.pixel_weight,
         prior=given.prior,
         nearest=given.nearest,
@@ -124,7 +127,7 @@ def make_inverter(
         seconds=given.seconds,
         samples=given.samples,
         seed=given.seed,
-        stored=stored,
+        stored=None if sweep is None else stored_codes(sweep, generator, given.samples, given.seed),
     )
     if given.held_out and min(inverter.shape) >= _SMALLEST_HELD_OUT:
         with suppress(WeightsError):

@@ -1,11 +1,11 @@
-"""The default of an inversion: screening of starts, L-BFGS far from the target, Levenberg-Marquardt near it.
+"""The default of an inversion: screening of starts, then L-BFGS, and L-BFGS or Levenberg-Marquardt near the target.
 
 1. A few L-BFGS steps from every start, batched, choose the best starts of each target by the value of f.
 2. L-BFGS takes these near the target. Gradients cost little, and far away the quadratic model of f is wrong. With a
    metric, this can begin along its leading axes alone, which change the image most (`continuation`).
 3. Levenberg-Marquardt with lagged Jacobians ends at the minimum, where it converges quadratically. The best start of a
    target goes first. The next one follows while the target is not solved and the budget lasts. L-BFGS can take this
-   phase too.
+   phase too (`last`), as it does with the mean metric of a sweep: a Jacobian costs as much as n / 3 gradients.
 
 Where the image is matched closely, the prior is left out in the last phase: an own sample then comes back exactly.
 """

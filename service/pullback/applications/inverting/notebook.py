@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pullback.analysis.protocol import About
 from pullback.applications import inversion
-from pullback.applications.inverting.assembly import make_inverter, refuse_another, stored_codes
+from pullback.applications.inverting.assembly import make_inverter, refuse_another
 from pullback.applications.inverting.pictures import Picture, PictureError, files_in, of_array, read_picture
 from pullback.applications.inverting.result_files import write_files
 from pullback.applications.inverting.several import in_this_process, invert_pictures
@@ -100,8 +100,8 @@ def invert(
             [3, height, width] of bytes or of numbers in [0, 1]; or a list, or a batch [images, ...], of these.
         generator: a generator, or the name of one as for `load_generator`.
         distance: the distance that is minimised, a sum of squares; LPIPS by default.
-        sweep: a sweep of this generator. Starts are looked for among its codes too, and solvers such as `lbfgs_metric`
-            use its mean metric; without it they use that of a few own codes.
+        sweep: a sweep of this generator. Starts are looked for among its codes too, and the default solver and those
+            such as `lbfgs_metric` use its mean metric; without it, solvers that need one use that of a few own codes.
         options: as in a job's `application`: `solver`, `condition`, `prior`, `budget`, `seconds`, `mask`, `seed`, ...
 
     Raises:
@@ -118,12 +118,9 @@ def invert(
     if not isinstance(distance, Distance):
         distance = load_distance(distance or given.distance or "lpips", device=device, mask=given.mask)
     opened = open_sweep(sweep) if isinstance(sweep, str | Path) else sweep
-    mean = stored = None
     if opened is not None:
         refuse_another(opened, loaded, None)
-        mean = torch.from_numpy(opened.mean_metric(kept=True))
-        stored = stored_codes(opened, loaded, given.samples, given.seed)
-    inverter = make_inverter(loaded, distance, given, mean, stored)
+    inverter = make_inverter(loaded, distance, given, opened)
     pictures: list[Picture | PictureError] = []
     for file in files_in(paths) if paths else ():
         try:

@@ -111,5 +111,10 @@ SOLVERS: Mapping[str, Solver] = {
 }
 """Every solver by its name in options."""
 
-DEFAULT_SOLVER = "hybrid"
-"""The solver of an inversion that names none; `pullback bench inversion` compares it with the others."""
+DEFAULT_SOLVER, DEFAULT_WITH_SWEEP = "hybrid", "hybrid_lbfgs_metric"
+"""The solver of an inversion that names none, without a sweep and with the mean metric of one.
+
+`pullback bench inversion` compares both with the others.
+"""
+MOST_AXES = 2048
+"""Size of codes up to which the default uses the mean metric of a sweep; beyond, its eigenvectors take minutes."""

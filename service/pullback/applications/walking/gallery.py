@@ -391,8 +391,5 @@ def _pages(count: int) -> list[tuple[str, slice]]:
 
 
 def _file_name(label: str) -> str:
-    kept = "".join(
-        each if each.isalnum() else "-"
-        for each in label.removeprefix("axis ").removeprefix("sample ").removeprefix("code ")
-    )
+    kept = "".join(each if each.isalnum() else "-" for each in label.removeprefix("axis ").removeprefix("sample "))
     return "-".join(part for part in kept.split("-") if part)[:60] or "combination"
