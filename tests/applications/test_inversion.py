@@ -193,6 +193,12 @@ def pictures(own, tmp_path_factory):
     return folder
 
 
+def test_without_a_single_picture_that_can_be_read_nothing_is_computed(smooth, pictures, tmp_path):
+    with pytest.raises(PullbackError, match=r"1b\.png"):
+        run(smooth, tmp_path, [pictures / "1b.png"])
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_broken_picture_is_one_sentence_and_the_others_go_on(smooth, pictures, own, tmp_path):
     dataset = run(smooth, tmp_path, [pictures])
     printed = json.loads(dataset.attrs["scalars"])

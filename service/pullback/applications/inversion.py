@@ -19,6 +19,7 @@ from pullback.applications.inverting.several import in_processes, invert_picture
 from pullback.applications.inverting.solvers import SOLVERS
 from pullback.applications.protocol import Progress, Subject
 from pullback.applications.results import ApplicationResult
+from pullback.errors import PullbackError
 from pullback.spec import nearest
 from pullback.spec import options as base
 
@@ -100,6 +101,10 @@ def run(subject: Subject, given: Options, progress: Progress) -> "xr.Dataset":
             pictures.append(read_picture(file, *inverter.shape))
         except PictureError as error:
             pictures.append(error)
+    problems = [picture for picture in pictures if isinstance(picture, PictureError)]
+    if len(problems) == len(pictures):
+        others = f", and neither are the other {len(problems) - 1} files" if len(problems) > 1 else ""
+        raise PullbackError(f"{problems[0]}{others}. Nothing was computed. Name a PNG, JPEG or WebP file")
     with in_processes(subject, given, inverter, progress) as invert:
         return invert_pictures(inverter, pictures, given.together, progress, invert)
 
