@@ -172,6 +172,6 @@ def test_long_names_of_axes_are_broken_and_whole_in_the_numbers():
     assert figure_tables(figure)[0].columns == ("series", name, f"{name} (2)")
 
 
-def test_styles_are_told_apart_without_their_colours():
+def test_styles_are_distinguished_without_their_colours():
     looks = {(str(series(i).dashes), series(i).marker) for i in range(6)}
     assert len(looks) == 6

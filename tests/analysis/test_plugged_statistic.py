@@ -244,7 +244,7 @@ def test_a_statistic_that_fails_costs_one_sentence_and_not_the_others(tmp_path, 
                 show()
 
 
-def test_options_of_one_name_and_different_types_are_told_apart(tmp_path):
+def test_options_of_one_name_and_different_types_are_distinguished(tmp_path):
     other = CENSUS.replace("threshold: float = Field(default=0.5, ge=0)", "threshold: int = 3")
     samples = write_distribution(tmp_path / "site", STATISTICS.group, {"census": CENSUS, "muster": other})
     with on_the_path(samples):
@@ -256,7 +256,7 @@ def test_options_of_one_name_and_different_types_are_told_apart(tmp_path):
             choose(["census"], {"muster_threshold": 7})
 
 
-def test_options_named_like_parameters_of_the_commands_are_told_apart(tmp_path, mine):
+def test_options_named_like_parameters_of_the_commands_are_distinguished(tmp_path, mine):
     fields = 'snapshot: str = "none"\n    json: int = 1\n    statistic: bool = False\n    needed: int'
     other = CENSUS.replace("listed: tuple[int, ...] = ()", fields)
     with on_the_path(write_distribution(tmp_path / "site", STATISTICS.group, {"muster": other})):

@@ -66,12 +66,12 @@ def test_eigenvectors_are_a_structured_array(client):
 
 
 @pytest.mark.parametrize("wrong", [slice(0, 9, 2), slice(-3, None), slice(None, -1)])
-def test_a_slice_that_is_not_served_is_told_before_it_is_asked_for(client, wrong):
+def test_a_slice_that_is_not_served_is_refused_before_a_request(client, wrong):
     with pytest.raises(ServiceError, match="step or a negative number"):
         client.spectra("mine", samples=wrong)
 
 
-def test_a_number_in_place_of_a_slice_is_told(client):
+def test_a_number_in_place_of_a_slice_is_reported(client):
     with pytest.raises(ServiceError, match=r"slice\(0, 10\), not 3"):
         client.spectra("mine", components=3)
 
@@ -301,7 +301,7 @@ def test_of_many_who_would_follow_at_the_same_moment_only_so_many_do(tmp_path):
         assert app.state.service.followers == 3, "all have left"
 
 
-def test_what_is_not_there_is_told(client):
+def test_what_is_not_there_is_reported(client):
     for call in (client.show, client.status, client.analysis, client.report, client.spectra, client.cancel):
         with pytest.raises(ServiceError) as caught:
             call("../nowhere")
@@ -310,7 +310,7 @@ def test_what_is_not_there_is_told(client):
         next(client.events("nowhere", follow=True))
 
 
-def test_a_service_that_cannot_be_reached_is_told():
+def test_a_service_that_cannot_be_reached_is_reported():
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
     with pullback.Client(f"http://127.0.0.1:{port}") as client:
@@ -323,7 +323,7 @@ def test_a_service_that_cannot_be_reached_is_told():
             pullback.Client(url).list()
 
 
-def test_a_token_is_sent_and_its_lack_is_told(folder, tmp_path):
+def test_a_token_is_sent_and_its_lack_is_reported(folder, tmp_path):
     token = add_token(tmp_path / "tokens.json", "anna", "read")
     with serving(folder, tokens=TokenFile(tmp_path / "tokens.json")) as (url, _):
         assert len(pullback.Client(url, token).list()) == 2

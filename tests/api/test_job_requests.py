@@ -47,7 +47,7 @@ def test_another_job_of_the_same_name_is_a_conflict(served):
     assert str(folder) not in answer.text
 
 
-def test_everything_that_is_wrong_in_a_job_is_told_at_once(served):
+def test_everything_that_is_wrong_in_a_job_is_reported_at_once(served):
     ask, backend, _ = served
     wrong = changed(generator="dcgan-face", samples={"count": 0}, metrik={})
     answer = ask.post("/v1/sweeps", json=wrong)

@@ -197,7 +197,7 @@ def test_no_more_jobs_are_at_work_than_the_service_runs_at_once(backend, tmp_pat
     assert ended(backend, folder / "mine").state == "done"
 
 
-def test_a_folder_that_cannot_be_written_to_is_told_without_advice_for_this_machine(backend, tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_written_to_is_reported_without_advice_for_this_machine(backend, tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(30, "Read-only file system", str(tmp_path))
 

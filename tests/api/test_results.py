@@ -68,7 +68,7 @@ def test_a_damaged_sweep_does_not_hide_the_others(tmp_path):
     assert whole["state"] == "stopped"
 
 
-def test_what_was_submitted_and_has_no_results_yet_is_listed_and_told_as_such(tmp_path):
+def test_what_was_submitted_and_has_no_results_yet_is_listed_and_reported_as_such(tmp_path):
     create(tmp_path / "b", LAYOUT, {"name": "b"})
     me = psutil.Process()
     begun = DriverRecord("submitted", host=socket.gethostname(), pid=me.pid, began=me.create_time(), planned=7)
@@ -179,7 +179,7 @@ def test_a_range_is_what_python_makes_of_it(ask, tmp_path, form, samples, compon
         {"snapshot": "../../etc/passwd"},
     ],
 )
-def test_a_wrong_parameter_is_told(ask, params):
+def test_a_wrong_parameter_is_reported(ask, params):
     answer = ask.get("/v1/sweeps/mine/spectra", params=params)
     assert answer.status_code == 422
     assert next(iter(params)) in answer.text
@@ -241,7 +241,7 @@ def test_a_snapshot_that_is_not_there_is_not_found(ask):
 
 
 @pytest.mark.parametrize("path", ["", "/mine", "/mine/status", "/mine/spectra", "/mine/events"])
-def test_who_has_an_answer_is_told_so_by_its_tag(ask, path):
+def test_a_client_that_has_an_answer_gets_304_for_its_tag(ask, path):
     first = ask.get(f"/v1/sweeps{path}")
     again = ask.get(f"/v1/sweeps{path}", headers={"If-None-Match": f'"other", W/{first.headers["ETag"]}'})
     assert (first.status_code, again.status_code, again.content) == (200, 304, b"")

@@ -60,7 +60,7 @@ def numbers(families) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_the_numbers_of_every_sweep_are_told_to_those_who_may_read(folder, tmp_path):
+def test_the_numbers_of_every_sweep_are_shown_to_those_who_may_read(folder, tmp_path):
     token = add_token(tmp_path / "tokens.json", "prometheus", "read")
     with serving(folder, LocalBackend(), TokenFile(tmp_path / "tokens.json")) as (url, _):
         assert httpx.get(f"{url}/metrics", trust_env=False).status_code == 401
@@ -160,7 +160,7 @@ def test_many_sweeps_take_no_longer_than_a_scrape_may_and_all_are_read_in_the_en
     assert now[0] - began == 1, "only what is at work is read again"
 
 
-def test_a_job_without_results_is_told_of_unless_its_sweep_was_removed(folder):
+def test_a_job_without_results_is_shown_unless_its_sweep_was_removed(folder):
     write_record(folder / "early", at_work(planned=7, updated=time.time()))
     write_record(folder / "gone", DriverRecord("done", planned=7))
     found = numbers(SweepCollector(Catalog(folder)).collect())

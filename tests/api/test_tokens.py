@@ -52,7 +52,7 @@ def test_a_name_is_given_once(tmp_path):
     assert TokenFile(tmp_path / "tokens.json").find(token.encode()).scope == "read"
 
 
-def test_a_token_that_is_removed_lets_nobody_in_and_what_is_not_there_is_told(tmp_path):
+def test_a_token_that_is_removed_lets_nobody_in_and_what_is_not_there_is_reported(tmp_path):
     file = tmp_path / "tokens.json"
     token = add_token(file, "anna", "read")
     tokens = TokenFile(file)

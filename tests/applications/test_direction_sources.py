@@ -227,7 +227,7 @@ def test_random_directions_are_unit_and_their_seed_decides_them():
     assert (found.vectors != random_directions(7, 4, 4).vectors).all()
 
 
-def test_sets_of_one_name_are_told_apart():
+def test_sets_of_one_name_are_distinguished():
     one = DirectionSet.of("a.npy", np.eye(2))
     assert [each.name for each in named_once([one, one, random_directions(2, 1, 0)])] == [
         "a.npy",

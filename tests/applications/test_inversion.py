@@ -63,7 +63,7 @@ def test_the_codes_of_own_samples_come_back(found, own):
     assert np.abs(data["target"].values.astype(float) - wanted).max() <= 1
 
 
-def test_the_cost_and_the_trace_of_each_picture_are_told(found):
+def test_the_cost_and_the_trace_of_each_picture_are_reported(found):
     data = found.result.dataset
     work = data["forwards"] + 3 * data["gradients"] + data["columns"]
     assert (work <= 2000 + 400).all()

@@ -52,7 +52,7 @@ def test_ratios_are_those_of_times_of_the_same_round():
     assert found["speedup_range"] == {"fast": [5.0, 15.0]}
 
 
-def test_every_problem_is_told_before_a_process_starts(monkeypatch):
+def test_every_problem_is_reported_before_a_process_starts(monkeypatch):
     monkeypatch.setattr(metric_module, "Child", None)  # starting one would fail otherwise
     methods = ("gaus_newton", "lanczos@bfloat61", "backprop@bfloat16", "auto@tf32", "arpack")
     bench = MetricBench("dcgan-face", distance="lpisp", methods=methods, device="cpu", points=0, tf32=True)
@@ -115,7 +115,7 @@ def test_the_error_of_a_method_without_a_matrix_is_that_of_its_eigenvalues():
     assert toy.error("lanczos", "float32")["relative_error"] == pytest.approx(0.01 / 1.01, rel=0.05)
 
 
-def test_arpack_finds_the_pairs_that_ours_finds_and_tells_their_residual():
+def test_arpack_finds_the_pairs_that_ours_finds_and_reports_their_residual():
     toy = measurements(components=3)
     run = toy.run("arpack", "float32")
     assert (run["points"], run["method"], run["certified"]) == (2, "arpack", None)
@@ -252,7 +252,7 @@ def compare(*methods, **changes):
     return found, lines
 
 
-def test_the_share_of_the_certificate_is_told_and_a_baseline_has_none(here):
+def test_the_share_of_the_certificate_is_reported_and_a_baseline_has_none(here):
     found, _ = compare("gauss_newton", "backprop", error=False)
     assert 0 < found["methods"]["gauss_newton"]["certificate_share"] < 1
     assert found["methods"]["backprop"]["certificate_share"] == 0
@@ -333,7 +333,7 @@ def test_with_arpack_there_are_ratios_to_it(here):
     assert [child.settings["keep_memory"] for child in here.started[:3]] == [False, True, False]
 
 
-def test_images_are_resized_for_a_distance_that_is_told_to(here):
+def test_images_are_resized_if_the_distance_asks_for_it(here):
     compare("gauss_newton", size=16, error=False)
     assert {child.measurements.distance.size for child in here.started} == {16}
 

@@ -64,7 +64,7 @@ def test_the_rate_of_steady_workers_is_exact_whatever_their_speeds_and_phases(tm
     assert found.computing_share == pytest.approx(0.8, rel=1e-4)
 
 
-def test_too_few_shards_tell_no_rate(tmp_path):
+def test_too_few_shards_give_no_rate(tmp_path):
     with pytest.raises(SweepError, match="ask for more samples"):
         rate_of(journal(tmp_path, 2, 6), 2, None)
 

@@ -119,7 +119,7 @@ def test_the_table_of_a_comparison_with_arpack_says_so(compared):
     assert "speed-up: over arpack, scipy's eigsh on products by a second backward pass" in text
 
 
-def test_unknown_names_are_told_at_once_with_the_nearest(here, pullback):
+def test_unknown_names_are_reported_at_once_with_the_nearest(here, pullback):
     options = ["--generator", "dcgan-face", "--distance", "lpip", "--methods", "gauss_newton,lanzcos"]
     output = pullback("bench", "metric", *options)
     assert output.code == 2
@@ -135,7 +135,7 @@ def test_a_factory_that_does_not_exist_is_bad_usage(here, pullback):
     assert "did you mean 'smooth'?" in output.err
 
 
-def test_where_nothing_can_be_measured_the_reasons_are_told_and_the_exit_code_is_1(here, pullback):
+def test_where_nothing_can_be_measured_the_reasons_are_reported_and_the_exit_code_is_1(here, pullback):
     options = ["--distance", "ssim", "--methods", "backprop", "--device", "cpu", "--json"]
     output = pullback("bench", "metric", "--generator", "own_generators:smooth", *options)
     assert output.code == 1

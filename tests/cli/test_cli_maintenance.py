@@ -55,7 +55,7 @@ def test_a_clean_sweep_leaves_with_0(ran, pullback):
 @pytest.mark.parametrize(
     ("damage", "array", "kind"), [(tear, "eigenvector", "unreadable"), (forget, "status", "missing")]
 )
-def test_what_is_damaged_is_told_repaired_and_computed_again_to_the_last_bit(ran, pullback, damage, array, kind):
+def test_what_is_damaged_is_reported_repaired_and_computed_again_to_the_last_bit(ran, pullback, damage, array, kind):
     clean = numbers()
     damage()
     found = pullback("audit", SWEEP, "--json")

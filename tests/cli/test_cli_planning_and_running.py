@@ -31,7 +31,7 @@ def contents(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if "__pycache__" not in path.parts)
 
 
-def test_a_plan_tells_what_will_be_done_and_writes_nothing(here, pullback, job):
+def test_a_plan_shows_what_will_be_done_and_writes_nothing(here, pullback, job):
     path = job("mine.yaml", samples={"count": 1000}, metric={"components": 4})
     before = contents(here)
     result = pullback("plan", path)
@@ -171,7 +171,7 @@ def test_a_bad_job_is_one_message_and_leaves_nothing(here, pullback, job, comman
     assert contents(here) == before
 
 
-def test_all_problems_of_a_job_are_told_together(here, pullback, job):
+def test_all_problems_of_a_job_are_reported_together(here, pullback, job):
     result = pullback("plan", job("bad.yaml", samples={"count": 0, "seed": -1}, metrik={}))
     assert result.code == 2
     assert "3 problems" in result.err
@@ -193,7 +193,7 @@ def test_another_sweep_at_the_same_path_is_refused(here, pullback, job):
     assert open_sweep("sweeps/mine").status().good == 5
 
 
-def test_missing_weights_are_told_with_the_way_to_get_them(here, pullback, job, monkeypatch):
+def test_missing_weights_are_reported_with_the_way_to_get_them(here, pullback, job, monkeypatch):
     (here / "empty").mkdir()
     monkeypatch.setenv(CACHE_VARIABLE, str(here / "empty"))
     monkeypatch.delenv(FOLDER_VARIABLE, raising=False)

@@ -180,7 +180,7 @@ def test_export_writes_what_xarray_opens(done, pullback):
 
 
 @pytest.mark.parametrize("command", ["show", "analyze", "export", "report"])
-def test_a_sweep_that_is_not_there_is_told_with_the_nearest_that_is(done, pullback, command):
+def test_a_sweep_that_is_not_there_is_reported_with_the_nearest_that_is(done, pullback, command):
     result = pullback(command, "sweeps/mien", *(["x.zarr"] if command == "export" else []))
     assert result.code == 1
     assert result.out == ""
@@ -215,7 +215,7 @@ def test_the_known_weights_are_listed(pullback):
 
 
 @pytest.mark.parametrize("command", ["status", "logs", "cancel"])
-def test_a_job_is_not_told_the_state_of_another_jobs_sweep(pullback, done, job, tmp_path, command):
+def test_a_job_does_not_show_the_state_of_another_jobs_sweep(pullback, done, job, tmp_path, command):
     other = job(tmp_path / "other.yaml", store="sweeps/mine", samples={"count": 9})
     refused = pullback(command, other)
     assert refused.code == 1
@@ -224,7 +224,7 @@ def test_a_job_is_not_told_the_state_of_another_jobs_sweep(pullback, done, job, 
 
 
 @pytest.mark.parametrize("command", ["status", "logs", "cancel"])
-def test_a_mistyped_sweep_is_told_as_such(pullback, done, command):
+def test_a_mistyped_sweep_is_reported_as_such(pullback, done, command):
     refused = pullback(command, "sweeps/mein")
     assert (refused.code, "no sweep at sweeps/mein" in refused.err) == (1, True)
 

@@ -100,7 +100,7 @@ def test_apply_has_a_subcommand_for_each_application_with_its_options(pullback, 
     listed = pullback("apply", "--help")
     assert listed.code == 0
     assert "stroll" in listed.out
-    assert "steps along the first axis" in listed.out
+    assert "Steps along the first axis" in listed.out
     help_ = pullback("apply", "stroll", "--help").out
     for text in (
         "--steps",

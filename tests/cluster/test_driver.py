@@ -243,7 +243,7 @@ LOG = f"Running entrypoint for job x: {jobs.ENTRYPOINT}\nerror: one\nerror: of y
         ({"life": "failed", "message": "why", **AWAY}, [attempt("SUCCEEDED")], "failed", "why"),
     ],
 )
-def test_a_driver_on_a_cluster_is_told_of_rightly(folder, monkeypatch, record, known, state, message):
+def test_a_driver_on_a_cluster_is_reported_rightly(folder, monkeypatch, record, known, state, message):
     monkeypatch.setattr(jobs, "_client", lambda address, seconds: Cluster(*known, log=LOG))
     write_record("mine", driver_record(**record))
     found = jobs.sweep_state_with_cluster("mine")
@@ -325,7 +325,7 @@ def test_a_cluster_that_is_silent_is_asked_again_only_after_a_while(folder, monk
     assert len(asked) == 2
 
 
-def test_a_cluster_that_is_gone_is_one_message_and_its_sweeps_are_told_from_their_stores(folder):
+def test_a_cluster_that_is_gone_is_one_message_and_its_sweeps_are_read_from_their_stores(folder):
     address = f"http://127.0.0.1:{heads.free_ports(1)[0]}"
     with pytest.raises(SweepError, match=r"does not answer, or refuses: Failed to connect[\s\S]*Nothing was started"):
         jobs.submit_to(address, identify(job_of()))

@@ -52,7 +52,7 @@ def test_a_full_disk_ends_the_run_with_one_message_and_the_next_run_goes_on(our_
     assert_equals_a_clean_run(job)
 
 
-def test_a_storage_that_refuses_for_a_while_costs_only_time_and_is_told_meanwhile(our_ray, make_job):
+def test_a_storage_that_refuses_for_a_while_costs_only_time_and_is_reported_meanwhile(our_ray, make_job):
     job = make_job("fragile_generators:refused_for_a_while", count=6, shard_size=3, workers=1)
     reported = set()
 
@@ -108,7 +108,7 @@ def test_a_code_that_fits_no_memory_costs_its_shard_and_no_other(our_ray, make_j
     assert sweep_state(job.store_path).state == "failed"
 
 
-def test_a_generator_that_gives_nan_everywhere_is_ended_as_broken_and_told(our_ray, make_job):
+def test_a_generator_that_gives_nan_everywhere_is_ended_as_broken_and_reported(our_ray, make_job):
     job = make_job("fragile_generators:dark", count=60, shard_size=2, max_quarantined=0.2, workers=1)
     outcome, _ = run_here(job)
     assert "more than resources.max_quarantined (0.2) allows" in outcome.broken

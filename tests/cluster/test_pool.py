@@ -46,7 +46,7 @@ def test_actors_give_what_the_serial_pool_gives(our_ray, make_job, tmp_path):
     np.testing.assert_allclose(by_actors["eigenvalue"].values, in_process["eigenvalue"].values, rtol=1e-5)
 
 
-def test_a_sample_that_raises_is_quarantined_alone_and_its_error_told(our_ray, make_job):
+def test_a_sample_that_raises_is_quarantined_alone_and_its_error_reported(our_ray, make_job):
     job = make_job("fragile_generators:raising", count=12, shard_size=4, workers=1)
     bad = bad_samples(job)
     assert bad, "the seed must give at least one bad code"
@@ -105,7 +105,7 @@ def test_a_sample_that_kills_its_process_is_found_and_its_neighbours_are_compute
     np.testing.assert_allclose(dataset.eigenvalue.values[good], wanted.eigenvalue.values[good], rtol=1e-5)
 
 
-def test_a_constructor_that_raises_is_told_once_and_at_once(our_ray, make_job):
+def test_a_constructor_that_raises_is_reported_once_and_at_once(our_ray, make_job):
     order, _ = order_of(make_job("toy_generators:smooth"))
     broken = replace(order, job=make_job("fragile_generators:no_such"))
     with pytest.raises(SweepError, match=r"no function 'no_such'[\s\S]*Every committed shard is kept") as raised:

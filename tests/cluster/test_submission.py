@@ -121,7 +121,9 @@ def test_a_sweep_that_a_service_hands_to_a_cluster_runs_once_and_equals_a_serial
     np.testing.assert_allclose(there["eigenvalue"].values, here["eigenvalue"].values, rtol=1e-5)
 
 
-def test_a_sweep_that_is_killed_cancelled_and_stopped_keeps_what_is_done_and_is_told_rightly(head, folder, monkeypatch):
+def test_a_sweep_that_is_killed_cancelled_and_stopped_keeps_what_is_done_and_is_reported_rightly(
+    head, folder, monkeypatch
+):
     store = folder / "mine"
     sweep = identify(job_of(store, generator="slow", count=600))
     assert jobs.submit_to(head.address, sweep)
@@ -165,7 +167,7 @@ def test_a_job_that_cannot_be_planned_there_says_why(head, folder):
     assert done.returncode == 0
 
 
-def test_who_has_no_token_is_told_so_and_changes_nothing(head, folder):
+def test_without_a_token_the_error_says_so_and_nothing_changes(head, folder):
     (folder / "job.yaml").write_text(JOB)
     refused = command("submit", "job.yaml", "--address", head.address, RAY_AUTH_MODE="disabled", RAY_AUTH_TOKEN="")
     assert (refused.returncode, refused.stdout) == (1, "")

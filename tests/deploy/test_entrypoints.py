@@ -238,7 +238,7 @@ def test_a_container_exits_with_its_sweeps_status_and_so_does_a_job_whatever_its
     assert found == later, output
 
 
-def test_a_job_that_is_told_to_stop_tells_its_driver_and_waits_for_it(place):
+def test_a_job_that_is_asked_to_stop_asks_its_driver_and_waits_for_it(place):
     fake_ray(place, driver="trap 'kill $!; sleep 2; echo committed; exit 130' TERM; touch begun; sleep 60 & wait")
     write_job(place, "small", "toy_generators:smooth", 4)
     process = sbatch(place, "small", NUMBER)

@@ -154,7 +154,7 @@ def test_a_function_of_another_number_of_arguments_is_refused(user_module, sourc
         load_distance("their_distances:mine", device="cpu")
 
 
-def test_a_function_whose_arguments_cannot_be_told_is_refused(user_module):
+def test_a_function_whose_arguments_cannot_be_read_is_refused(user_module):
     user_module("mine = dict.fromkeys.__self__ and type('T', (), {'__signature__': 3, '__call__': lambda s: 0})()")
     with pytest.raises(SpecError, match="the arguments of their_distances:mine cannot be read"):
         load_distance("their_distances:mine", device="cpu")
@@ -171,7 +171,7 @@ def test_a_function_whose_arguments_cannot_be_told_is_refused(user_module):
         ("a b:c", SpecError, r"name: 'a b:c' is not of the form 'module:function'"),
     ],
 )
-def test_a_function_that_is_not_there_is_told(user_module, name, kind, message):
+def test_a_function_that_is_not_there_is_reported(user_module, name, kind, message):
     user_module("1 / 0")
     with pytest.raises(kind, match=message):
         load_distance(name, device="cpu")

@@ -281,7 +281,7 @@ def test_a_wrong_distance_is_refused_with_the_nearest_valid_value(name, options,
     assert str(caught.value).startswith(f"load_distance({name!r}): 1 problem")
 
 
-def test_every_wrong_option_is_told_at_once():
+def test_every_wrong_option_is_reported_at_once():
     with pytest.raises(SpecError) as caught:
         load_distance("lpips", trunk="x", size=1, clamp=None, extra=1)
     assert {problem.partition(":")[0] for problem in caught.value.problems} == {"trunk", "size", "clamp", "extra"}

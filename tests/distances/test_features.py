@@ -158,7 +158,7 @@ def test_a_module_in_training_mode_is_put_into_evaluation_mode():
         ("", r"Net has no layer ''"),
     ],
 )
-def test_an_unknown_layer_is_told_with_the_nearest_and_all_there_are(layer, message):
+def test_an_unknown_layer_is_reported_with_the_nearest_and_all_there_are(layer, message):
     with pytest.raises(ValueError, match=message):
         FeatureDistance(net(), layer)
 
@@ -303,7 +303,7 @@ def make():
 """
 
 
-def test_the_weights_that_a_factory_tells_are_recorded_with_its_source(user_module):
+def test_the_weights_that_a_factory_states_are_recorded_with_its_source(user_module):
     user_module(WEIGHTED)
     distance = load_distance("features", module="their_features:make", layer="0", device="cpu")
     assert distance.weights == {

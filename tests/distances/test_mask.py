@@ -228,7 +228,7 @@ def test_an_array_that_is_no_mask_is_refused(tmp_path, monkeypatch, array, probl
     assert str(caught.value).startswith("load_distance('mse'): 1 problem")
 
 
-def test_a_box_in_an_array_is_told_how_to_be_written():
+def test_a_box_in_an_array_is_reported_how_to_be_written():
     with pytest.raises(SpecError, match=r"not \[4\]; a box is a list of four numbers"):
         load_distance("mse", mask=torch.tensor([0.0, 0, 1, 1]), device="cpu")
 

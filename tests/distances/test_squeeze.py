@@ -70,7 +70,7 @@ def test_lpips_squeeze_is_the_definition(supplied, input_range, size):
     assert torch.allclose(distance(x, y), plain, rtol=1e-4)
 
 
-def test_lpips_squeeze_tells_its_name_its_weights_and_its_channels(supplied):
+def test_lpips_squeeze_states_its_name_its_weights_and_its_channels(supplied):
     distance = load_distance("lpips", trunk="squeeze", device="cpu")
     assert distance.name == "lpips-squeeze"
     assert distance.weights == {name: f"hash of {name}" for name in ("trunk-squeeze", "heads-squeeze")}
@@ -124,7 +124,7 @@ def nowhere(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_missing_trunk_is_told_with_the_two_ways_to_supply_it(nowhere):
+def test_a_missing_trunk_is_reported_with_the_two_ways_to_supply_it(nowhere):
     with pytest.raises(WeightsError) as caught:
         load_distance("lpips", trunk="squeeze", device="cpu")
     message = str(caught.value)
@@ -155,7 +155,7 @@ def test_fetching_it_by_name_says_how_to_supply_it(nowhere):
         fetching.fetch(["trunk-squeeze"])
 
 
-def test_fetching_it_by_name_tells_of_the_damaged_file_that_is_there(nowhere):
+def test_fetching_it_by_name_reports_the_damaged_file_that_is_there(nowhere):
     (nowhere / "PULLBACK_WEIGHTS").mkdir()
     (nowhere / "PULLBACK_WEIGHTS" / FILE).write_bytes(b"damaged")
     with pytest.raises(WeightsError, match=f"cannot be fetched: the weight file .*{FILE} is damaged"):

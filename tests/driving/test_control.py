@@ -58,7 +58,7 @@ def test_of_a_sweep_that_nobody_began_nothing_is_known():
         sweep_state(STORE)
 
 
-def test_a_sweep_runs_and_is_done_and_its_journal_tells_each_shard():
+def test_a_sweep_runs_and_is_done_and_its_journal_records_each_shard():
     seen = []
     run(report=lambda progress: seen.append(sweep_state(STORE)))
     assert {state.state for state in seen} == {"running"}
@@ -110,7 +110,7 @@ def test_a_submitted_job_is_so_before_its_process_is_there_and_failed_if_that_is
     assert str(sidecar_path(STORE, "log")) in found.message
 
 
-def test_a_store_that_cannot_be_read_is_told_whatever_its_last_driver_said(here):
+def test_a_store_that_cannot_be_read_is_reported_whatever_its_last_driver_said(here):
     run()
     for life in ("done", "failed", "running"):
         write_record(STORE, replace(read_record(STORE), life=life, planned=7))
@@ -144,7 +144,7 @@ def test_a_record_of_a_later_version_is_read_and_one_of_nonsense_is_none():
         assert read_record(STORE) is None
 
 
-def test_the_journal_tells_the_end_before_the_record_does(monkeypatch):
+def test_the_journal_records_the_end_before_the_record_does(monkeypatch):
     recorded, write = [], session.write_record
 
     def writing(store, record, shared):

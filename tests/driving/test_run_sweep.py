@@ -214,7 +214,7 @@ def test_results_are_committed_while_the_sweep_goes_on(monkeypatch):
     assert good == [2, 4, 6, 7]
 
 
-def test_a_shard_that_was_given_up_is_told_and_stays_pending():
+def test_a_shard_that_was_given_up_is_reported_and_stays_pending():
     def results(inner):
         yield None
         for result in inner:
@@ -290,7 +290,7 @@ def test_another_sweep_at_the_same_path_is_refused_and_nothing_is_touched(here, 
     assert computed == []
 
 
-def test_planning_tells_of_another_sweep_at_the_path_and_of_what_is_done_of_this_one():
+def test_planning_reports_another_sweep_at_the_path_and_the_finished_part_of_this_one():
     run()
     assert make_plan(job()).finished == 7
     assert make_plan(job(), measure=True).seconds == 0

@@ -130,7 +130,7 @@ def state(folder: Path) -> dict:
     return sweep_state(folder / "slow").as_dict()
 
 
-def test_a_submitted_sweep_is_told_rightly_at_every_moment_and_can_be_cancelled_and_gone_on_with(folder, monkeypatch):
+def test_a_submitted_sweep_is_reported_rightly_at_every_moment_and_can_be_cancelled_and_resumed(folder, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PYTHONPATH", str(TESTS))
     (folder / "job.yaml").write_text(JOB.replace("count: 40", "count: 200"))
@@ -163,7 +163,7 @@ def test_a_submitted_sweep_is_told_rightly_at_every_moment_and_can_be_cancelled_
     assert (events.count("run"), events[-1]) == (2, "cancelled")
 
 
-def test_a_second_driver_of_a_sweep_is_refused_and_told_who_holds_it(folder):
+def test_a_second_driver_of_a_sweep_is_refused_with_the_name_of_the_holder(folder):
     with driver_lock(folder / "slow"):
         code, messages = finish(start(folder, "--serial"))
     assert code == 1

@@ -123,7 +123,7 @@ def test_a_job_has_the_options_beside_the_name_or_below_options(painter):
         GeneratorSpec.model_validate({"name": str(painter), "sice": 4})
 
 
-def test_two_families_that_know_a_file_are_told_apart_by_the_job(painter, tmp_path):
+def test_two_families_that_know_a_file_are_distinguished_by_the_job(painter, tmp_path):
     other = write_distribution(
         tmp_path / "more", "pullback.generators", {"copier": TEMPLATE.read_text()}, name="copies"
     )

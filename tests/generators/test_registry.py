@@ -65,7 +65,7 @@ def test_a_registered_generator_takes_weights_of_ones_own(tmp_path):
     assert torch.allclose(generator(z), (main(z[:, :, None, None]) + 1) / 2, atol=1e-6)
 
 
-def test_weights_of_ones_own_that_are_not_there_are_told(tmp_path):
+def test_weights_of_ones_own_that_are_not_there_are_reported(tmp_path):
     with pytest.raises(WeightsError, match=r"no weight file .*none\.pth"):
         load_generator("dcgan-faces", weights=tmp_path / "none.pth", device="cpu")
 
@@ -192,7 +192,7 @@ def test_a_factory_loads_its_own_weights():
         ("toy_generators:__name__", "the module toy_generators has no function '__name__'"),
     ],
 )
-def test_an_unknown_generator_is_told_with_what_was_looked_for(name, message):
+def test_an_unknown_generator_is_reported_with_what_was_looked_for(name, message):
     with pytest.raises(SpecError) as caught:
         load_generator(name, device="cpu")
     assert message in str(caught.value)
@@ -226,7 +226,7 @@ THEIR_FAULTS = {
 
 
 @pytest.mark.parametrize(("text", "error", "message"), THEIR_FAULTS.values(), ids=THEIR_FAULTS)
-def test_a_fault_in_a_users_module_is_told_as_theirs(user_module, text, error, message):
+def test_a_fault_in_a_users_module_is_reported_as_theirs(user_module, text, error, message):
     user_module(text)
     with pytest.raises(error, match=message):
         load_generator("their_code:make", device="cpu")

@@ -236,7 +236,7 @@ def test_codes_that_are_not_finite_are_refused(value):
         metric_at(Linear(), MSE, codes)
 
 
-def test_the_name_of_a_distance_is_no_distance_and_the_way_to_one_is_told():
+def test_the_name_of_a_distance_is_no_distance_and_the_way_to_one_is_reported():
     with pytest.raises(PullbackError, match=r"load_distance\('lpips'\), not 'mse'"):
         metric_at(Linear(), "mse", torch.zeros(6))
 

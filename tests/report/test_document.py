@@ -85,7 +85,7 @@ def test_a_report_of_truncated_spectra_says_so(sweep_of, tmp_path):
     assert "≥ 2" in html
 
 
-def test_quarantined_samples_are_told_of_and_walked_from_none_of_them(sweep_of, tmp_path):
+def test_quarantined_samples_are_reported_and_no_walk_starts_from_one(sweep_of, tmp_path):
     sweep = sweep_of("test_document:NotANumberFarOut", count=12)
     quarantined = sweep.status().quarantined
     assert 0 < quarantined < 10

@@ -76,7 +76,7 @@ def test_null_eigenvalues_neither_stretch_the_axis_nor_are_drawn():
     assert axes.get_ylim()[0] > 1e-13
 
 
-def test_spectra_of_several_sweeps_share_an_axis_and_are_told_apart_in_grey():
+def test_spectra_of_several_sweeps_share_an_axis_and_are_distinguished_in_grey():
     entries = [Drawn(anisotropy(), "one", series(0)), Drawn(anisotropy(MEAN[:3]), "two", CONTROL)]
     figure = spectra_figure(entries)
     one, two = figure.axes[0].lines

@@ -157,7 +157,7 @@ def test_rows_of_the_control_stand_beside_those_of_the_sweep(opened, page):
     assert all(bool(marked) == name.endswith(", identical") for marked, name, _ in rows)
 
 
-def test_a_control_is_grey_and_told_by_its_generator(opened):
+def test_a_control_is_grey_and_recognised_by_its_generator(opened):
     class Shuffled:
         name = "eyes"
         provenance = {"spec": {"generator": {"name": "dcgan-eyes", "control": "shuffled"}}}  # noqa: RUF012
@@ -199,7 +199,7 @@ def test_the_glossary_holds_the_terms_that_the_page_uses(page):
     assert "<dt>submission</dt>" not in shown
 
 
-def test_the_page_tells_how_to_cite_with_the_snapshot(opened, page):
+def test_the_page_shows_how_to_cite_with_the_snapshot(opened, page):
     cited = page.split("How to cite")[1]
     assert "@inproceedings{wang2021geometry" in cited
     assert opened[0][0].snapshot in cited

@@ -105,14 +105,14 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("text", "sentence"), WRONG.values(), ids=WRONG)
-def test_a_wrong_distance_is_told_in_one_sentence(tmp_path, text, sentence):
+def test_a_wrong_distance_is_reported_in_one_sentence(tmp_path, text, sentence):
     with pytest.raises(SpecError) as caught:
         job(tmp_path, text)
     (problem,) = caught.value.problems
     assert re.fullmatch(sentence, problem)
 
 
-def test_every_wrong_value_of_a_distance_is_told_at_once():
+def test_every_wrong_value_of_a_distance_is_reported_at_once():
     wrong = {"name": "features", "module": "x", "layer": 3, "clamp": 1, "size": 1, "mask": "x", "colour": "red"}
     with pytest.raises(ValidationError) as caught:
         JobSpec.model_validate({"name": "x", "generator": "g", "distance": wrong, "samples": {"count": 1}})

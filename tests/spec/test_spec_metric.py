@@ -143,14 +143,14 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("text", "sentence"), WRONG.values(), ids=WRONG)
-def test_a_wrong_value_of_the_metric_is_told_in_one_sentence(tmp_path, text, sentence):
+def test_a_wrong_value_of_the_metric_is_reported_in_one_sentence(tmp_path, text, sentence):
     with pytest.raises(SpecError) as caught:
         job(tmp_path, text)
     (problem,) = caught.value.problems
     assert re.fullmatch(sentence, problem)
 
 
-def test_every_wrong_value_of_the_metric_is_told_at_once(tmp_path):
+def test_every_wrong_value_of_the_metric_is_reported_at_once(tmp_path):
     keys = list(MetricSpec.model_fields)
     with pytest.raises(SpecError) as caught:
         job(tmp_path, "{" + ", ".join(f"{key}: []" for key in keys) + "}")
@@ -168,7 +168,7 @@ def test_a_number_that_a_message_writes_is_read_as_it_by_yaml(value):
 
 
 @given(st.integers(1, 99), st.integers(-30, 30))
-def test_a_number_that_yaml_took_for_text_is_told_as_one_that_it_reads(digits, power):
+def test_a_number_that_yaml_took_for_text_is_suggested_as_one_that_it_reads(digits, power):
     taken = f"{digits}e{power}"
     assert isinstance(yaml.safe_load(taken), str)
     hint = number_hint(taken).rpartition("write ")[2]
@@ -185,5 +185,5 @@ def test_a_number_that_yaml_took_for_text_is_told_as_one_that_it_reads(digits, p
         ("BP", ("backprop", "lanczos"), "backprop"),
     ],
 )
-def test_a_word_that_others_use_is_told_as_ours(word, allowed, meant):
+def test_another_word_for_a_value_suggests_ours(word, allowed, meant):
     assert nearest(word, allowed) == f"; did you mean {meant!r}?"

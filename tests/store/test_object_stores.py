@@ -328,7 +328,7 @@ def test_a_sweep_in_an_object_store_is_exported_to_a_folder(bucket: str, tmp_pat
         sweep.export(f"{bucket}/out.zarr")
 
 
-def test_a_missing_sweep_a_missing_bucket_and_a_missing_server_are_told_apart(
+def test_a_missing_sweep_a_missing_bucket_and_a_missing_server_are_distinguished(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(StoreError, match=f"no sweep at {bucket}/sweep"):

@@ -267,7 +267,7 @@ def test_a_storage_that_vanishes_under_an_audit_holds_no_damage(sweep: Path, mon
         audit(sweep)
 
 
-def test_what_proves_damage_is_told_from_what_does_not(tmp_path: Path) -> None:
+def test_what_proves_damage_is_distinguished_from_what_does_not(tmp_path: Path) -> None:
     place = locate(tmp_path)
     (tmp_path / "snapshots").mkdir()
     (tmp_path / "snapshots" / "A").touch()

@@ -60,7 +60,7 @@ def test_another_kind_of_address_is_refused(text: str | Path) -> None:
         ),
     ],
 )
-def test_google_credentials_that_cannot_be_used_are_told_before_they_are(
+def test_google_credentials_that_cannot_be_used_are_reported_before_they_are(
     tmp_path: Path, name: str, content: str | None, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if content is not None:
@@ -74,13 +74,13 @@ def test_google_credentials_that_cannot_be_used_are_told_before_they_are(
         assert re.fullmatch(f"{message}.*unset it\\.", str(caught.value)), "one line, and the cause once"
 
 
-def test_an_environment_that_cannot_be_used_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_that_cannot_be_used_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SKIP_SIGNATURE", "banana")
     with pytest.raises(StoreError, match=r's3://bucket/sweep cannot be reached \(.*"banana"'):
         objects.children(locate("s3://bucket/sweep"))
 
 
-def test_an_address_that_is_no_url_to_a_server_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_that_is_no_url_to_a_server_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://[half")
     with pytest.raises(StoreError, match="nothing answers at AWS_ENDPOINT_URL"):
         locate("s3://bucket/sweep").storage()

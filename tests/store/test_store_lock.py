@@ -17,7 +17,7 @@ HOLDER = (
 )
 
 
-def test_a_second_driver_is_told_who_holds_the_sweep_until_that_one_is_killed(tmp_path: Path) -> None:
+def test_a_second_driver_is_shown_who_holds_the_sweep_until_that_one_is_killed(tmp_path: Path) -> None:
     path = tmp_path / "sweep"
     process = subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True)
     try:

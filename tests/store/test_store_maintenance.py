@@ -254,7 +254,7 @@ def test_what_is_not_finite_in_quarantine_is_no_damage(tmp_path: Path) -> None:
     assert audit(tmp_path / "sweep").damages == ()
 
 
-def test_every_array_that_is_damaged_is_told_by_shard(tmp_path: Path) -> None:
+def test_every_array_that_is_damaged_is_reported_by_shard(tmp_path: Path) -> None:
     written = chunks_of_shard(tmp_path / "sweep", 1)
     for chunk in written:
         chunk.unlink()

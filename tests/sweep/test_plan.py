@@ -91,7 +91,7 @@ def test_the_identity_is_the_hash_of_what_is_recorded_as_such():
 # Problems
 
 
-def test_every_problem_is_told_at_once(here, monkeypatch):
+def test_every_problem_is_reported_at_once(here, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *arguments, **options: False)
     found = problems(
         job(
@@ -313,7 +313,7 @@ def test_planning_writes_nothing(here):
     assert list(here.iterdir()) == []
 
 
-def test_the_provenance_tells_all_that_the_numbers_came_from(here):
+def test_the_provenance_records_all_that_the_numbers_came_from(here):
     path = checkpoint(here / "one.pth")
     plan = make_plan(job(path))
     provenance = plan.provenance

@@ -185,7 +185,7 @@ def test_no_more_than_a_few_whole_metrics_are_held(here, monkeypatch):
     assert sizes == [4, 1]
 
 
-def test_an_error_tells_its_samples_and_its_place_in_the_users_code(here, monkeypatch):
+def test_an_error_names_its_samples_and_its_place_in_the_users_code(here, monkeypatch):
     worker = a_worker(job(resources={"shard_size": 3}), here, batch=2)
 
     def fail(z, condition=None):
@@ -230,7 +230,7 @@ def test_a_worker_finds_a_users_own_module_in_the_drivers_folder(here, monkeypat
     assert (computed(Worker(order), 0).status == GOOD).all()
 
 
-def test_a_worker_uses_the_threads_it_is_told_to(here):
+def test_a_worker_uses_the_threads_it_is_given(here):
     before = torch.get_num_threads()
     try:
         a_worker(job(), here, threads=2)

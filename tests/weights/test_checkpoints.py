@@ -64,7 +64,7 @@ def test_a_truncated_file_is_refused(tmp_path, kind, name):
 
 
 @pytest.mark.parametrize("name", ["none.pth", "none.safetensors"])
-def test_a_missing_file_is_told(tmp_path, name):
+def test_a_missing_file_is_reported(tmp_path, name):
     with pytest.raises(WeightsError, match=name):
         read_checkpoint(tmp_path / name)
 
@@ -153,7 +153,7 @@ def test_a_numpy_pickle_of_something_else_is_refused(tmp_path):
         read_numpy_pickle(path)
 
 
-def test_a_missing_numpy_pickle_is_told(tmp_path):
+def test_a_missing_numpy_pickle_is_reported(tmp_path):
     with pytest.raises(WeightsError, match=r"none\.ckpt"):
         read_numpy_pickle(tmp_path / "none.ckpt")
 

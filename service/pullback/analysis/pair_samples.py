@@ -35,7 +35,7 @@ def random_pairs(samples: int, most: int, seed: int) -> Integers:
 
 
 def nearest_pairs(codes: npt.ArrayLike) -> Integers:
-    """Return each code with its nearest other code as unordered pairs `[pairs, 2]`; a mutual pair stands once.
+    """Return each code with its nearest other code as unordered pairs `[pairs, 2]`; a mutual pair is listed once.
 
     Args:
         codes: `[samples, n]`, at least 2.

@@ -77,7 +77,7 @@ def spectra_figure(entries: Sequence[Drawn]) -> Figure:
 def remainder_figure(entries: Sequence[Drawn]) -> Figure:
     """Draw what the leading ranks leave of each spectrum, 1 - cumulative share.
 
-    A marker stands at the count of ranks that reaches a share q. The label of a single spectrum's marker is that count,
+    A marker is at the count of ranks that reaches a share q. The label of a single spectrum's marker is that count,
     with its 95 % bootstrap interval; dim(q) of Wang & Ponce (ICLR 2021), the ranks strictly below q, is one less.
     """
     figure = new_figure("remainder" if len(entries) == 1 else "shares", height=2.7)

@@ -35,8 +35,8 @@ from pullback.spec.yaml_reader import MAX_BYTES
 _DESCRIPTION = """Sweeps of metrics of image generators: submit jobs, follow them, and read their results.
 
 Results are read at a snapshot. The header `Pullback-Snapshot` names it; pass it as `snapshot` to get the same answer
-again (a report gains its images when it is drawn). The analysis of a snapshot is made when it is
-asked for (POST), once, and kept."""
+again (a report may have gained images meanwhile). The analysis of a snapshot is computed once,
+on request (POST), and cached."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def mapping_directions(generator: nn.Module, count: int, codes: int, seed: int) 
         seed: seed of the codes.
 
     Raises:
-        PullbackError: the generator has no mapping network, or its space is before it.
+        PullbackError: the generator has no mapping network, or its codes are inputs of that network.
     """
     if not has_mapping_network(generator):
         raise PullbackError(

@@ -59,7 +59,7 @@ QUICK = AnalysisBench(
     stream_kept=3,
     draws=20,
 )
-"""Sizes at which everything is run and no time means anything."""
+"""Small sizes, at which everything runs and the times mean nothing."""
 
 
 def bench_analysis(settings: AnalysisBench, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def bench_analysis(settings: AnalysisBench, say: Callable[[str], None] = lambda 
 
 
 def goals(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what the statistics should reach, beside what was measured, and whether that is enough.
+    """Return each goal with the measured value and whether it is reached.
 
     The goals are those of the default sizes with two processes; small sizes reach none of them.
     """

@@ -222,7 +222,7 @@ def report(
     beside = None
     if control is not None:
         (opened_control,) = open_others([control])
-        # What is only cached beside the sweep may take hours for the control: it stands beside if that has it too.
+        # A cached result may take hours to compute for the control, so it is shown only if the control has it too.
         cached = cached_statistics(opened_control).keys() & wanted.keys()
         same = {name: each for name, each in wanted.items() if name in cached or name in asked}
         same = {name: each for name, each in same.items() if not reads_several(name)}

@@ -204,7 +204,7 @@ def _subcommand(name: str) -> Any:
 
     argument = typer.Argument(
         autocompletion=complete_sweep,
-        help="A sweep: its folder, an address like s3://bucket/prefix, or its job's YAML file.",
+        help="A sweep: a folder, an address such as s3://bucket/prefix, or the YAML file of its job.",
         show_default=False,
     )
     generator = typer.Option(
@@ -236,7 +236,7 @@ def _subcommand(name: str) -> Any:
         Parameter("csv", Parameter.KEYWORD_ONLY, default=None, annotation=Csv),
         Parameter("as_json", Parameter.KEYWORD_ONLY, default=False, annotation=AsJson),
     ]
-    return _made(name, command, parameters, module.SUMMARY)
+    return _made(name, command, parameters, f"{module.SUMMARY[0].upper()}{module.SUMMARY[1:]}.")
 
 
 def plan_of(content: dict[str, Any], source: str) -> "ResultPlan":

@@ -28,8 +28,8 @@ def strips_caption(strips: Strips, analysis: Analysis) -> str:
     return (
         f"Images along axes of the mean metric{share}. Each row moves {codes} code{'' if codes == 1 else 's'} by the "
         f"same steps t, up to ±{strips.steps[-1]:.3g} latent units; the sign of an axis is arbitrary. λ is the axis's "
-        f"eigenvalue{'' if whole else ', a lower bound'}; under each end stands D² ({strips.distance}) to the unmoved "
-        "image."
+        f"eigenvalue{'' if whole else ', a lower bound'}. D² ({strips.distance}) to the unmoved image is "
+        "written under each end."
     )
 
 

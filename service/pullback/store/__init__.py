@@ -13,7 +13,8 @@ Where:
 
 Reading and writing:
 
-- `opening`: opening repositories, committing. `tip`, `object_tip`: which commit to read if the last one is damaged.
+- `opening`: opening repositories. `commits`: commits on top of the last one. `tip`, `object_tip`: which commit to read
+  if the last one is damaged.
 - `creation`: creating a store. `shard_writing`: a worker's writes. `repository`: the driver's merges and commits.
 - `reader`: reading one snapshot. `history`: listing snapshots. `chunks`, `bulk`: reading many chunks.
 - `xarray_backend`: lazy variables of datasets.
@@ -22,7 +23,7 @@ Reading and writing:
 Damage:
 
 - `failures`: distinguishing damage from temporary errors. `audit`: finding damage. `readback`: a quick check of
-  chunk files.
+  chunk files. `odd_files`: pipes and devices in a repository.
 - `maintenance`: repair and garbage collection. `recovery`: going back to a whole commit.
 
 Nothing is imported here, so that `import pullback` works without zarr and icechunk.

@@ -51,7 +51,7 @@ def history(address: Location | Path | str, most: int | None = None) -> list[Com
     except icechunk.IcechunkError as error:
         raise StoreError(
             f"the history of {location} cannot be read ({cause(error)}); it was left as it is. "
-            "The sweep as it is now may still be: leave the snapshot out."
+            "Its last commit may still be readable: omit the snapshot."
         ) from error
     return commits
 

@@ -147,6 +147,7 @@ def test_codes_of_a_file_can_be_walked(here):
     own = pullback.axes("sweeps/toy", 1, codes=[4, 1], **(FAST | {"scored": 0}))
     np.testing.assert_allclose(found.dataset["latent"].values, codes)
     np.testing.assert_array_equal(found.images, own.images)
+    assert [name for name, _ in found.sheets()][:2] == ["code-1", "code-2"]
     np.save("wide.npy", np.ones((2, 7)))
     for wrong in ({"code_file": "wide.npy"}, {"code_file": "codes.npy", "codes": [1]}, {"code_file": "none.npy"},
                   {"code_file": "codes.npy", "code_seed": 1}, {"condition": 1}):  # fmt: skip

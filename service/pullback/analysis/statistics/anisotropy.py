@@ -67,7 +67,7 @@ class Dimension:
     at_least: int = 0
     """The least number of ranks that can be needed; equal to `needed` if that is known."""
     at_most: int | None = None
-    """The greatest number of ranks that can be needed; None if the kept eigenvalues do not decide it."""
+    """The greatest number of ranks that can be needed; None if the kept eigenvalues do not determine it."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -241,13 +241,13 @@ def notes(result: Result) -> list[str]:
 
 
 def cautions(result: Result) -> list[str]:
-    """Return what truncated spectra and blocks that overlap or leave coordinates out do to the numbers."""
+    """Return how truncated spectra, and blocks that overlap or leave coordinates out, affect the numbers."""
     found, lines = result.dataset, []
     kept, n = int(found["kept_ranks"]), int(found["latent_dim"])
     if kept < n:
         lines.append(
             f"{kept} of {n} eigenpairs are kept, with {percent(float(found['kept_trace']))} of the trace. Where these "
-            "do not decide a share, it is given as a range. Spectra, dim, C_log and couplings are of the kept part."
+            "do not determine a share, it is given as a range. Spectra, dim, C_log and couplings are of the kept part."
         )
     narrow = [name for name, size in zip(names(result), found["size"].values, strict=True) if min(size, kept) <= 2]
     if narrow:

@@ -119,7 +119,7 @@ def figure(result: Result) -> dict[str, "Figure"]:
 def certificate_figure(certificate: Mapping[str, npt.ArrayLike], limits: Mapping[str, float]) -> "Figure":
     """Draw the spread of each quantity of the certificate over samples against its limit, on a log axis.
 
-    Magnitudes are drawn. A log axis has no place for exact zeros: how many there are stands at the right. A value
+    Magnitudes are drawn. A log axis has no place for exact zeros: their number is written at the right. A value
     beyond its limit is a cross.
 
     Args:

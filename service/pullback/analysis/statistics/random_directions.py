@@ -301,7 +301,7 @@ def _check(samples: Samples, sample: int, options: Options) -> list[float]:
     drawn, centred = float(rates.mean()), rates - rates.mean()
     square = float(np.mean(centred**2))
     errors = np.sqrt(square / len(rates)), np.sqrt(max(float(np.mean(centred**4)) - square**2, 0.0) / len(rates))
-    # Differences of the round-off of equal rates (an isotropic metric) mean nothing.
+    # The rates of an isotropic metric are equal: their differences are round-off.
     known = square > (1e-6 * abs(drawn)) ** 2
     z = [(drawn - mean) / errors[0], (square - variance) / errors[1]] if known and errors[1] > 0 else [np.nan] * 2
     return [mean, np.sqrt(variance), drawn, np.sqrt(square), *z]

@@ -150,6 +150,7 @@ def axes_dataset(
         "samples": len(samples),
         "basis": basis.what,
         "of_mean": basis.mean,
+        "of_file": given.code_file is not None,
         "path": given.path,
         "steps": given.steps,
         "reach": reach,

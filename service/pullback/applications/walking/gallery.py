@@ -391,5 +391,8 @@ def _pages(count: int) -> list[tuple[str, slice]]:
 
 
 def _file_name(label: str) -> str:
-    kept = "".join(each if each.isalnum() else "-" for each in label.removeprefix("axis ").removeprefix("sample "))
+    kept = "".join(
+        each if each.isalnum() else "-"
+        for each in label.removeprefix("axis ").removeprefix("sample ").removeprefix("code ")
+    )
     return "-".join(part for part in kept.split("-") if part)[:60] or "combination"

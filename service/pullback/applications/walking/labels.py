@@ -71,11 +71,12 @@ def labels(data: "xr.Dataset") -> list[str]:
 
 
 def code_labels(data: "xr.Dataset") -> list[str]:
-    """Return the label of each code: its sample and class."""
-    classes = scalars_of(data)["classes"]
+    """Return the label of each code: its sample, or its place among new codes or those of a file, and its class."""
+    scalars = scalars_of(data)
+    classes, other = scalars["classes"], "code" if scalars.get("of_file") else "new code"
     found = []
     for place, (number, condition) in enumerate(zip(data["number"].values, data["condition"].values, strict=True)):
-        words = f"sample {number}" if number >= 0 else f"new code {place + 1}"
+        words = f"sample {number}" if number >= 0 else f"{other} {place + 1}"
         found.append(words + (f", {classes[condition]}" if condition >= 0 and classes else ""))
     return found
 
