@@ -65,14 +65,15 @@ def document(outcomes: Sequence[Outcome], pictures: Sequence[str], command: str)
         "numbers, and the same noise. SphereCMA stays on the boundary of the set. The share is a score without noise "
         "divided by the unit's best: the largest possible one where it is known, else the best that any run found. "
         "Differences and ratios are against the reference, paired over units (means over repeats); brackets are 95 % "
-        "intervals of a bootstrap over units; p is Wilcoxon's, corrected over arms by Holm. λ^−p scales the first "
-        "steps along the axes of the mean metric: p > 0 makes steps longer where the image changes little (Wang & "
-        "Ponce), p < 0 where it changes much. The first standard deviation of every CMA-ES is 0.6. It was chosen on "
-        "units that are not here, numbers 1000 and up, without noise: the best of 0.3, 0.6 and 1 for pycma on "
-        "dcgan-faces, and of 0.1, 0.3 and 0.6 for the diagonal CMA-ES in z at n = 4,096. The synthetic generator is a"
-        " check with a known truth, and the friendliest case for a metric: only leading axes count, and all codes "
-        "have the same ones. Its shares are of the largest possible score, and do not compare with those of Wang & "
-        "Ponce on FC6 (0.860 for SphereCMA), which are of the best score that any run found.",
+        "intervals of a bootstrap over units; p is Wilcoxon's, corrected over arms by Holm, and beside controls that "
+        "of a single test. λ^−p scales the first steps along the axes of the mean metric: p > 0 makes steps longer "
+        "where the image changes little (Wang & Ponce), p < 0 where it changes much. The first standard deviation of "
+        "every CMA-ES is 0.6. It was chosen on units that are not here, numbers 1000 and up, without noise: the best "
+        "of 0.3, 0.6 and 1 for pycma on dcgan-faces, and of 0.1, 0.3 and 0.6 for the diagonal CMA-ES in z at n = "
+        "4,096. The synthetic generator is a check with a known truth, and the friendliest case for a metric: only "
+        "leading axes count, and all codes have the same ones. Its shares are of the largest possible score, and do "
+        "not compare with those of Wang & Ponce on FC6 (0.860 for SphereCMA), which are of the best score that any "
+        "run found.",
         "",
         "## What it says",
         "",
