@@ -72,9 +72,10 @@ def check_jacobian(
 _SHORT = 1e-4
 """Change of the features, relative to their norm, that the float32 step along all coordinates causes at most. At this
 size, round-off and switching ReLUs contribute about equally to the error, together 1 per cent for most generators."""
-_VISIBLE = 1e-6
-"""The same for the first step in float64. A part of a network may round the code or the image to float32 and cut the
-derivative there (`tolist`, numpy). Its effect vanishes within steps below the round-off of float32."""
+_VISIBLE = {"relative": 1e-6, "latent": 3e-6}
+"""Bounds of the first step in float64, relative to the norms of the features and of the code. A part of a network may
+round the code or the image to float32 and cut the derivative there (`tolist`, numpy). Its effect vanishes within steps
+below the round-off of float32."""
 _CERTAIN = 0.8
 """Share of a limit that round-off may take. A step is shortened until round-off takes this share, because fewer ReLUs
 switch within a short step: of 30 codes of five generators (n = 64), 24 are settled rather than 20."""
@@ -115,7 +116,7 @@ def _in_own_arithmetic(
     double = z.dtype == torch.float64
     # Coarse tangents have an error of their own to report, so their differences are over both sides at once.
     one_side = not double and limits["coordinate_error"] <= _FINE
-    parts = {"relative": _VISIBLE} if double else {"relative": _SHORT, "latent": _LONGEST}
+    parts = _VISIBLE if double else {"relative": _SHORT, "latent": _LONGEST}
     longest = step_of(z, looks.directions, size, looks.value, **parts)
     short = longest if double else longest * _shortened(z, looks, longest, limits)
     visible = visible_step(z, looks)
@@ -258,8 +259,8 @@ def _along_all(
     unknown = torch.full_like(largest, torch.nan)
     features = (exact_of or features_of)(part)
     try:
-        codes, wanted = (z.to(torch.float64), _VISIBLE) if exact_of else (z, None)
-        step = step_of(codes, looks.directions, total.norm(dim=1).cpu(), looks.value, wanted)
+        codes, parts = (z.to(torch.float64), _VISIBLE) if exact_of else (z, {})
+        step = step_of(codes, looks.directions, total.norm(dim=1).cpu(), looks.value, **parts)
         deviation = beyond_rounding(
             total - directional_difference(features, codes, looks.directions, step), codes, looks.value, step
         )
@@ -348,7 +349,8 @@ def _least_deviation(
     direction, wanted = direction.view(1, -1), wanted.view(1, -1).to(torch.float64)
     least = torch.tensor(torch.inf, dtype=torch.float64)
     for factor in factors:
-        step = factor * step_of(z, direction, wanted.norm(dim=1).cpu(), value)
+        parts = _VISIBLE if factors is _VISIBLE_FACTORS else {}
+        step = factor * step_of(z, direction, wanted.norm(dim=1).cpu(), value, **parts)
         deviation = wanted - directional_difference(features, z, direction, step)
         least = torch.fmin(least, beyond_rounding(deviation, z, value, step)[0])
         if least <= enough:
@@ -389,8 +391,9 @@ def _along_code_and_mean(
 _EXACT_FACTORS = (1.0, 1e-2, 1e2, 1e4, 1e5)
 _OWN_FACTORS = (1.0, 0.1, 10.0)
 """Steps to try, relative to the step of `step_of`."""
-_VISIBLE_FACTORS = (1e3, 1e4, 1e5)
-"""The same in float64, for a path that rounds to float32 and has no derivative (`_VISIBLE`). Shorter steps miss it."""
+_VISIBLE_FACTORS = (1.0, 10.0, 100.0)
+"""Steps to try in float64, relative to that of `_VISIBLE`, for a path that rounds to float32 and has no derivative.
+Shorter steps miss it."""
 
 
 def _by_group(directions: Tensor) -> Tensor:
