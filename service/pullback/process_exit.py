@@ -20,7 +20,8 @@ _code: int | None = None
 def skip_finalization() -> None:
     """End this process right after its exit functions, if it ends by `exit_with`.
 
-    Call it before heavy imports: exit functions run in reverse order of registration, and later ones still run.
+    Call it before heavy imports: exit functions run in reverse order of registration. Those that are registered later
+    still run; earlier ones do not, except that of `logging`.
     """
     atexit.register(_end)
 

@@ -64,9 +64,9 @@ def test_registries_are_completed_as_they_are(folder):
 )
 def test_bash_completes_and_imports_nothing_heavy(folder, words, wanted):
     code = (
-        "import sys, atexit; sys.argv = ['pullback']; "
-        "atexit.register(lambda: print('HEAVY' if {'torch', 'zarr', 'ray'} & {*sys.modules} else 'light')); "
-        "from pullback.cli import main; main()"
+        "import sys; sys.argv = ['pullback']; from pullback.cli import main\n"
+        "try: main()\n"
+        "finally: print('HEAVY' if {'torch', 'zarr', 'ray'} & {*sys.modules} else 'light')"
     )
     asked = {"_PULLBACK_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **asked}, capture_output=True, text=True)
