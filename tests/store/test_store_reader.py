@@ -1,4 +1,5 @@
 import pickle
+import re
 from pathlib import Path
 
 import icechunk
@@ -140,7 +141,7 @@ def test_pieces_of_an_array_are_those_of_the_dataset(tmp_path: Path) -> None:
 @pytest.mark.parametrize("snapshot", ["Z" * 19 + "0", "no id", "", "../../etc/passwd", "é" * 20])
 def test_a_snapshot_that_is_not_there_is_named(tmp_path: Path, snapshot: str) -> None:
     filled(tmp_path / "sweep")
-    with pytest.raises(StoreError, match=r"has no snapshot .* Take an id that a reader"):
+    with pytest.raises(StoreError, match=rf"has no snapshot {re.escape(repr(snapshot))}"):
         open_sweep(tmp_path / "sweep", snapshot)
 
 
