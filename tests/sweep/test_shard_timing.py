@@ -1,5 +1,6 @@
 """The time that a plan predicts is about what the sweep takes; storing is measured, not guessed."""
 
+import itertools
 import tempfile
 import time
 from types import SimpleNamespace
@@ -48,10 +49,12 @@ def test_larger_shards_take_longer_and_huge_ones_are_estimated_from_smaller():
     assert time.perf_counter() - began < 30
 
 
-def test_many_fast_shards_share_a_commit():
+def test_many_fast_shards_share_a_commit(monkeypatch):
+    ticks = itertools.count()  # writing takes a tick of 0.01 s, and so does a commit
+    monkeypatch.setattr(shard_timing, "time", SimpleNamespace(perf_counter=lambda: 0.01 * next(ticks)))
     layout = Layout(100, 4, 4, 2)
-    slow, fast = seconds_per_shard(layout, 10 * COMMIT_SECONDS), seconds_per_shard(layout, 0.0)
-    assert fast < slow
+    assert seconds_per_shard(layout, 10 * COMMIT_SECONDS) == pytest.approx(0.01 + 0.01)
+    assert seconds_per_shard(layout, 0.0) == pytest.approx(0.01 + 0.01 * 0.01 / COMMIT_SECONDS)
 
 
 def test_a_temporary_folder_that_cannot_be_written_to_is_no_obstacle(monkeypatch, tmp_path):
