@@ -26,7 +26,7 @@ _VARIABLES = {
 
 
 def artifact(names: Iterable[str], snapshot: str, statistic: str, options: Options, samples: int) -> str | None:
-    """Return the name of a stored analysis that holds a result; None if there is none.
+    """Return the name of a stored analysis that holds a result; None if no analysis holds it.
 
     Args:
         names: of all that is stored beside the sweep.

@@ -41,7 +41,7 @@ def count(dim: Mapping[str, Any], kept: int | None = None) -> str:
 
 
 def interval(ends: Sequence[float | None], digits: int | None) -> str:
-    """Return both ends of an interval, a dash where there is none.
+    """Return both ends of an interval, or a dash for a missing interval.
 
     Args:
         ends: lower and upper end.

@@ -89,7 +89,7 @@ class Analyses:
             others: the further sweeps of statistics that read several.
 
         Raises:
-            RequestError: (404) there is none; the message says whether it is being computed, or why it failed.
+            RequestError: (404) no result exists; the message says whether it is being computed, or why it failed.
         """
         asked = choose((), {}) if asked is None else asked
         key = _key(opened, asked, others)

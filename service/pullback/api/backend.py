@@ -76,7 +76,7 @@ class Backend(Protocol):
         ...
 
     def events(self, path: Path) -> Path | None:
-        """Return the journal, one JSON object a line; None if there is none."""
+        """Return the journal, one JSON object a line; None if the sweep has no journal."""
         ...
 
 
@@ -214,7 +214,7 @@ def _is_known(job: JobSpec, at_work: bool) -> bool:
     else:
         try:
             there = load_job(sidecar_path(path, "job")).complete()
-        except SpecError:  # there is none, a crash truncated it, or a later version wrote it
+        except SpecError:  # the file is missing, a crash truncated it, or a later version wrote it
             if at_work and sidecar_path(path, "job").exists():
                 raise StoreError(
                     f"a job named {job.name} is running, and the file that describes it cannot be read; "

@@ -84,7 +84,7 @@ class Connection(H11Protocol):
 
     @property
     def _is_waiting(self) -> bool:
-        """Whether no request is being answered: there is none, it was answered, or its body is incomplete."""
+        """Whether no request is being answered: none came, the last was answered, or its body is incomplete."""
         cycle: Any = self.cycle
         return cycle is None or cycle.response_complete or cycle.more_body
 

@@ -49,7 +49,7 @@ def read_page(path: Path | None, offset: int, most: int) -> Page:
 
 
 def read_whole(path: Path) -> bytes | None:
-    """Read a regular file. None if there is none, and for a symbolic link or a file that is too long."""
+    """Read a regular file. Return None for a missing file, a symbolic link or a file that is too long."""
     descriptor = _open(path)
     if descriptor is None:
         return None

@@ -166,7 +166,7 @@ class Service:
         return found
 
     def journal(self, id: str) -> Path | None:
-        """Return the file of a sweep's events; None if there is none."""
+        """Return the file of a sweep's events; None if the sweep has no such file."""
         return self.backend.events(self.catalog.place(id))
 
     async def stream(self, request: Request, id: str, query: EventsQuery) -> Response:
